@@ -1,0 +1,68 @@
+"""Ekiben: pack a model once, run it on any platform.
+
+The public names are loaded on first use: `import ekiben` alone imports none of its dependencies.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ekiben.components import Provider, export, provider
+    from ekiben.errors import *  # noqa: F403
+    from ekiben.features import Feature, Limits, Support
+    from ekiben.records import *  # noqa: F403
+    from ekiben.runtime import Runtime, connect
+    from ekiben.specs import (
+        EndpointSpec,
+        FunctionSpec,
+        Http,
+        NewData,
+        On,
+        RegistrySpec,
+        Resources,
+        Schedule,
+        StorageSpec,
+        TrainingSpec,
+    )
+
+__version__ = "0.1.0"
+
+# The providers that come with Ekiben: name -> package, which has SUPPORT, `components` and `runtime`.
+# Others register the same under the entry point group "ekiben.providers".
+_PROVIDERS = {"local": "ekiben.local"}
+
+_NAMES = {
+    "ekiben.components": "Provider export provider",
+    "ekiben.errors": "AccessDenied AlreadyExists EkibenError FunctionFailed IntegrityError MissingDependency ModelFailed "
+    "NoCapacity NotFound PreconditionFailed ProviderError SpecError TrainingFailed Unavailable Unsupported WorkloadError",
+    "ekiben.features": "Feature Limits Support",
+    "ekiben.records": "Decision Event Job ModelVersion Part Platform Prediction Revision RevisionMetrics Run",
+    "ekiben.runtime": "Runtime connect",
+    "ekiben.specs": "EndpointSpec FunctionSpec Http NewData On RegistrySpec Resources Schedule StorageSpec TrainingSpec",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted([*_HOME, "__version__", "providers"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ekiben' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+@cache
+def providers() -> dict[str, str]:
+    """Every provider there is: name -> package. Ekiben's own cannot be replaced by another's entry point."""
+    found = {point.name: point.value for point in metadata.entry_points(group="ekiben.providers")}
+    return {**found, **_PROVIDERS}

@@ -1,0 +1,267 @@
+"""Deploy face: the contract of the components, `provider()` that picks whose, and `export()` that makes the Platform record.
+
+Each provider's `components.py` has the same class names, derived from these, and writes one method, `create`. A component puts
+its children under itself, sets `ref` and `facts`, and lets Pulumi own only what lives long: runs, versions and traffic weights are
+run-time calls. What a provider lacks is collected, and fails the preview all at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+try:
+    import pulumi
+except ImportError as _error:  # pragma: no cover - needs an environment without the extra
+    from ekiben.errors import MissingDependency
+
+    raise MissingDependency("pulumi", "iac") from _error
+
+from ekiben import providers
+from ekiben.errors import SpecError, Unsupported
+from ekiben.features import Support
+from ekiben.records import Part, Platform
+from ekiben.specs import (
+    EndpointSpec,
+    FunctionSpec,
+    RegistrySpec,
+    Spec,
+    StorageSpec,
+    TrainingSpec,
+    check_name,
+    check_support,
+)
+
+__all__ = [
+    "Component",
+    "Endpoint",
+    "Function",
+    "Provider",
+    "Registry",
+    "Storage",
+    "Training",
+    "export",
+    "platform_of",
+    "project_root",
+    "provider",
+    "tags",
+]
+
+S = TypeVar("S", bound=Spec)
+
+# What was asked of providers that lack it, in this program: shown together by `export`.
+_unsupported: list[str] = []
+
+
+class Component(pulumi.ComponentResource, Generic[S]):
+    """Base of the components. Type token `ekiben:<provider>:<Class>`.
+
+    ref: the provider's own id. facts: what a runtime needs to use it. Both are set by `create`.
+    """
+
+    kind: ClassVar[Any]
+    support: ClassVar[Support]
+
+    ref: pulumi.Output[str]
+    facts: pulumi.Output[Mapping[str, Any]]
+
+    def __init__(self, name: str, spec: S, opts: pulumi.ResourceOptions | None) -> None:
+        check_name(name)
+        self.name = name
+        self.spec = spec
+        self.provider = self.support.provider
+        super().__init__(f"ekiben:{self.provider}:{type(self).__name__}", name, None, opts)
+        try:
+            check_support(name, spec, self.support, _others(self.provider))
+        except Unsupported as problem:
+            _unsupported.append(str(problem))
+            pulumi.log.error(str(problem), self)
+            self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
+        else:
+            self.create()
+        self.register_outputs({"ref": self.ref, "facts": self.facts})
+
+    def create(self) -> None:
+        """Make the children (`parent=self`, names that start with `self.name`) and set `ref` and `facts`."""
+        raise NotImplementedError
+
+    def grant(self, to: Component[Any]) -> None:
+        """Let `to`, a component that acts, use this one: no more than its runtime class calls."""
+        raise NotImplementedError
+
+    @property
+    def part(self) -> pulumi.Output[Part]:
+        return pulumi.Output.all(self.ref, self.facts).apply(
+            lambda made: Part(
+                name=self.name, kind=self.kind, provider=self.provider, ref=made[0] or "", facts=dict(made[1] or {})
+            )
+        )
+
+
+class Storage(Component[StorageSpec]):
+    """A private bucket."""
+
+    kind = "storage"
+
+    def __init__(
+        self, name: str, spec: StorageSpec | None = None, *, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__(name, spec or StorageSpec(), opts)
+
+
+class Registry(Component[RegistrySpec]):
+    """A model registry: records in `storage`."""
+
+    kind = "registry"
+
+    def __init__(
+        self,
+        name: str,
+        spec: RegistrySpec | None = None,
+        *,
+        storage: Storage,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        self.storage = storage
+        super().__init__(name, spec or RegistrySpec(), opts)
+
+
+class Training(Component[TrainingSpec]):
+    """A way to train: its code goes to `storage`, where its runs also write; its inputs name components in `inputs_from`."""
+
+    kind = "training"
+
+    def __init__(
+        self,
+        name: str,
+        spec: TrainingSpec,
+        *,
+        storage: Storage,
+        inputs_from: Sequence[Storage] = (),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        self.storage = storage
+        self.sources = {source.name: source for source in (storage, *inputs_from)}
+        for key, where in spec.inputs.items():
+            bucket = where.partition("/")[0]
+            if bucket not in self.sources:
+                raise SpecError(
+                    f"TrainingSpec of {name!r}: inputs.{key}={where!r} names the storage {bucket!r}, which it is not given: "
+                    f"pass storage= or inputs_from= ({', '.join(self.sources)})."
+                )
+        super().__init__(name, spec, opts)
+
+
+class Endpoint(Component[EndpointSpec]):
+    """A serverless endpoint for models of `registry`. It begins without a revision; a release gives it one."""
+
+    kind = "endpoint"
+
+    def __init__(
+        self, name: str, spec: EndpointSpec, *, registry: Registry, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        self.registry = registry
+        super().__init__(name, spec, opts)
+
+    @property
+    def url(self) -> pulumi.Output[str]:
+        return self.facts.apply(lambda facts: str(facts.get("url", "")))
+
+
+class Function(Component[FunctionSpec]):
+    """An event handler. It is given, and may use, only the components in `uses`."""
+
+    kind = "function"
+
+    def __init__(
+        self,
+        name: str,
+        spec: FunctionSpec,
+        *,
+        uses: Sequence[Component[Any]] = (),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        self.uses = tuple(uses)
+        super().__init__(name, spec, opts)
+
+
+class Provider:
+    """One provider's components: `cloud.Storage(...)`, `cloud.Registry(...)`, and so on."""
+
+    Storage: type[Storage]
+    Registry: type[Registry]
+    Training: type[Training]
+    Endpoint: type[Endpoint]
+    Function: type[Function]
+
+    def __init__(self, name: str) -> None:
+        known = providers()
+        if name not in known:
+            raise SpecError(
+                f"There is no provider {name!r}; there are: {', '.join(sorted(known))}. Set one with "
+                "`pulumi config set ekiben:provider NAME`, or install the package that brings it."
+            )
+        self.name = name
+        self.support: Support = importlib.import_module(known[name]).SUPPORT
+        self.module = importlib.import_module(f"{known[name]}.components")
+        for kind in ("Storage", "Registry", "Training", "Endpoint", "Function"):
+            setattr(self, kind, getattr(self.module, kind))
+
+
+def provider(name: str = "") -> Provider:
+    """The provider `name`, or the one that the stack's config names (`ekiben:provider`)."""
+    if not name:
+        name = pulumi.Config("ekiben").get("provider") or ""
+        if not name:
+            raise SpecError(
+                f"The stack {pulumi.get_stack()!r} names no provider. Set it with: pulumi config set ekiben:provider local."
+            )
+    return Provider(name)
+
+
+def platform_of(components: Sequence[Component[Any]]) -> pulumi.Output[Platform]:
+    """The Platform record of these components."""
+    project, stack = pulumi.get_project(), pulumi.get_stack()
+    return pulumi.Output.all(*(component.part for component in components)).apply(
+        lambda parts: Platform(project=project, stack=stack, parts={part.name: part for part in parts})
+    )
+
+
+def export(*components: Component[Any]) -> None:
+    """Make the stack output `platform` of these components. Raises Unsupported for all that providers lack, at once."""
+    if _unsupported:
+        problems = list(_unsupported)
+        _unsupported.clear()
+        raise Unsupported("\n".join(problems))
+    names = [component.name for component in components]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise SpecError(f"Two components are called {doubled[0]!r}: a platform names each part once.")
+    record = platform_of(components)
+    pulumi.export("platform", record.apply(lambda platform: platform.to_dict()))
+    known = providers()
+    for used in sorted({component.provider for component in components}):
+        importlib.import_module(f"{known[used]}.components").exported(record)
+
+
+def tags(component: Component[Any]) -> dict[str, str]:
+    """The tags of everything that is created for a component, also by run-time calls."""
+    return {
+        "ekiben:platform": pulumi.get_project(),
+        "ekiben:stack": pulumi.get_stack(),
+        "ekiben:component": component.name,
+    }
+
+
+def project_root() -> Path:
+    """The folder of Pulumi.yaml: `source` and `bento` paths start there."""
+    return Path(pulumi.get_root_directory() or ".").resolve()
+
+
+def _others(name: str) -> tuple[Support, ...]:
+    others = []
+    for other, package in sorted(providers().items()):
+        if other != name:
+            others.append(importlib.import_module(package).SUPPORT)
+    return tuple(others)

@@ -1,0 +1,76 @@
+"""The station's state: one SQLite file in WAL mode, short transactions, rows as dicts.
+
+Each noun declares its own tables by `declare`. SQLite is called from the event loop's thread and from worker threads alike: each
+thread has its own connection, and writers queue for `busy_timeout`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Store"]
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Store:
+    """A SQLite file. `synchronous=FULL`: what a committed transaction wrote survives a power cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    def declare(self, ddl: str) -> None:
+        """Run `create table if not exists ...` statements."""
+        self._connection.executescript(ddl)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; the write lock is taken at the start, so that what is read inside stays true until the commit."""
+        connection = self._connection
+        if connection.in_transaction:
+            yield connection
+            return
+        connection.execute("begin immediate")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("rollback")
+            raise
+        connection.execute("commit")
+
+    def all(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._connection.execute(sql, values)]
+
+    def one(self, sql: str, values: Sequence[Any] = ()) -> dict[str, Any] | None:
+        row = self._connection.execute(sql, values).fetchone()
+        return None if row is None else dict(row)
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Execute one statement in its own transaction (or the one that is open); returns the number of rows it changed."""
+        with self.transaction() as connection:
+            return connection.execute(sql, values).rowcount
+
+    def close(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = full")
+            connection.execute("pragma foreign_keys = on")
+            self._local.connection = connection
+        return connection
