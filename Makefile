@@ -1,0 +1,60 @@
+# `make` prints what there is. Everything works from a fresh clone with Python 3.11 to 3.13, make and git (and Go, where
+# the Pulumi site cannot be reached).
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ekiben
+UV := $(or $(shell command -v uv 2>/dev/null),$(CACHE)/uv/bin/uv)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PROVIDER ?= local
+
+.PHONY: help setup demo clean-demo test lint format lock docs clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.locked ## A virtual environment with the locked dependencies, and the Pulumi CLI
+	@$(BIN)/python -m ekiben.engine
+
+.venv/.locked: requirements.lock pyproject.toml | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11 to 3.13 is needed, $$($(PYTHON) --version) found. Choose one with: make PYTHON=python3.12"; exit 3; }
+	@test -x $(BIN)/python || { echo "Creating .venv"; $(UV) venv -q --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; }
+	@echo "Installing the locked dependencies"
+	@$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(CACHE)/uv/bin/uv:
+	@echo "Installing uv"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --target $(CACHE)/uv uv
+
+demo: setup ## The main job: the whole loop on real data, on this machine
+	@$(BIN)/python infra/demo.py
+
+clean-demo: setup ## Destroy what the demo made, and prove that nothing is left
+	@$(BIN)/python infra/demo.py --clean
+
+test: setup lint ## All tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: setup ## ruff, mypy --strict and the import contracts
+	@$(BIN)/ruff check --no-cache .
+	@$(BIN)/ruff format --no-cache --check .
+	@$(BIN)/mypy providers functions infra
+	@$(BIN)/lint-imports --no-cache
+
+format: setup ## Format the code
+	@$(BIN)/ruff check --no-cache --fix -q . ; $(BIN)/ruff format --no-cache .
+
+lock: | $(UV) ## Renew the lock file
+	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
+	  --extra validate --extra report --group dev --generate-hashes --no-header -o requirements.lock
+
+docs: setup ## Write the generated parts of the docs
+	@$(BIN)/python docs/generate.py
+
+clean: ## Remove what make made in this folder (not what a stack holds)
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
