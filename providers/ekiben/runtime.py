@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from ekiben.errors import NotFound, SpecError
-from ekiben.records import Decision, Event, Job, ModelVersion, Part, Platform, Prediction, Revision, RevisionMetrics, Run
+from ekiben.records import (
+    Decision,
+    Event,
+    Job,
+    ModelVersion,
+    Part,
+    Platform,
+    Prediction,
+    Revision,
+    RevisionMetrics,
+    Run,
+)
 
 __all__ = ["Endpoint", "Function", "Object", "Registry", "Runtime", "Storage", "Training", "connect"]
 

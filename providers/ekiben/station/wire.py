@@ -33,7 +33,9 @@ def to_body(error: errors.EkibenError) -> tuple[int, dict[str, Any]]:
     if isinstance(error, errors.ProviderError):
         body.update(provider=error.provider, operation=error.operation, why=error.why, remedy=error.remedy)
     if isinstance(error, errors.WorkloadError):
-        body.update(message=str(error.args[0]).split("\nThe end of its log:")[0], log_uri=error.log_uri, tail=error.tail)
+        body.update(
+            message=str(error.args[0]).split("\nThe end of its log:")[0], log_uri=error.log_uri, tail=error.tail
+        )
     return status, {"error": body}
 
 
@@ -45,7 +47,9 @@ def from_body(status: int, body: Any) -> errors.EkibenError:
         if issubclass(kind, errors.ProviderError):
             return kind(*(str(data.get(key, "")) for key in ("provider", "operation", "why", "remedy")))
         if issubclass(kind, errors.WorkloadError):
-            return kind(str(data.get("message", "")), log_uri=str(data.get("log_uri", "")), tail=str(data.get("tail", "")))
+            return kind(
+                str(data.get("message", "")), log_uri=str(data.get("log_uri", "")), tail=str(data.get("tail", ""))
+            )
         if issubclass(kind, errors.SpecError):
             return kind(str(data.get("message", "")))
     return errors.ProviderError("local", "call the station", f"it answered with HTTP {status} and no error of ours")
