@@ -1,0 +1,38 @@
+"""One of each component, the same on every provider."""
+
+import ekiben as ek
+
+cloud = ek.provider()
+lake = cloud.Storage("lake")
+spare = cloud.Storage("spare")
+models = cloud.Registry("models", storage=lake)
+tiny = cloud.Training(
+    "tiny",
+    ek.TrainingSpec(
+        source="training_jobs/tiny",
+        inputs={"points": "lake/points/"},
+        params={"scale": 1.0},
+        resources=ek.Resources(memory_mib=512),
+        timeout_s=60,
+        grace_s=1,
+    ),
+    storage=lake,
+)
+api = cloud.Endpoint(
+    "tiny-api",
+    ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny", max_instances=2, concurrency=2, max_request_bytes=10_000),
+    registry=models,
+)
+echo = cloud.Function("echo", ek.FunctionSpec(source="functions/echo", on=(ek.Http(),)), uses=[lake])
+broken = cloud.Function(
+    "broken", ek.FunctionSpec(source="functions/broken", on=(ek.On("Broken"),), retries=1, backoff_s=0.1), uses=[lake]
+)
+witness = cloud.Function(
+    "witness",
+    ek.FunctionSpec(
+        source="functions/witness",
+        on=(ek.NewData("lake", "drop/", settle_s=0.5), ek.On("TrainingEnded"), ek.On("ModelDecided"), ek.On("Custom")),
+    ),
+    uses=[lake],
+)
+ek.export(lake, spare, models, tiny, api, echo, broken, witness)
