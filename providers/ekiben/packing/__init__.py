@@ -1,0 +1,49 @@
+"""Packing: from source to content-addressed archives, the same bytes everywhere. Names are loaded on first use.
+
+archive and assemble (standard library only) travel into functions; source and bento run where a platform is deployed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ekiben.packing.archive import Bundle, files, remove, sha256, unpack, verify
+    from ekiben.packing.assemble import pack
+    from ekiben.packing.bento import template
+    from ekiben.packing.source import bundle, function_bundle
+
+__all__ = [
+    "Bundle",
+    "bundle",
+    "files",
+    "function_bundle",
+    "pack",
+    "remove",
+    "sha256",
+    "template",
+    "unpack",
+    "verify",
+]
+
+_HOME = {
+    "Bundle": "archive",
+    "bundle": "source",
+    "files": "archive",
+    "function_bundle": "source",
+    "pack": "assemble",
+    "remove": "archive",
+    "sha256": "archive",
+    "template": "bento",
+    "unpack": "archive",
+    "verify": "archive",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ekiben.packing' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ekiben.packing.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

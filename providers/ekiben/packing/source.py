@@ -1,0 +1,68 @@
+"""Bundles of source folders: training code, and functions with the part of Ekiben that they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ekiben.errors import SpecError
+from ekiben.packing.archive import Bundle, Content, files, write
+
+__all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "skipped"]
+
+FUNCTION_LIBRARY = "_ekiben/"
+
+# What a function needs of Ekiben: the run face and nothing that imports more than the standard library and obstore.
+RUN_FACE = (
+    "*.py",
+    "*/runtime.py",
+    "lineage/*.py",
+    "packing/archive.py",
+    "packing/assemble.py",
+    "release/*.py",
+    "station/client.py",
+    "station/handler.py",
+    "station/wire.py",
+)
+DEPLOY_FACE = frozenset({"components.py", "specs.py"})
+NOT_SOURCE = frozenset({"__pycache__", "venv", "node_modules", "Thumbs.db", "desktop.ini"})
+
+
+def bundle(folder: Path, *, extra: Mapping[str, Content] | None = None) -> Bundle:
+    """The canonical archive of a source folder, in the cache: the same source is the same archive.
+
+    Left out: hidden files, caches and virtual environments. `extra` adds files by name, over those of the folder. Raises
+    NotFound without the folder, SpecError for what cannot be packed (a link, a device, a name that does not travel).
+    """
+    return write({**files(folder, skipped), **(extra or {})}, cache_dir() / "bundles")
+
+
+def function_bundle(folder: Path) -> Bundle:
+    """The bundle of a function, with the run face of Ekiben under `_ekiben/`: it runs where only obstore is installed.
+
+    Raises SpecError when the folder has no `main.py`.
+    """
+    source = files(folder, skipped)
+    if "main.py" not in source:
+        raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
+    return write({**source, **_run_face()}, cache_dir() / "bundles")
+
+
+def skipped(name: str) -> bool:
+    """Is this file or folder no part of a source: hidden, a cache, a virtual environment?"""
+    return name.startswith(".") or name in NOT_SOURCE or name.endswith((".pyc", ".pyo", ".egg-info", "~"))
+
+
+def cache_dir() -> Path:
+    """Where archives are kept between builds."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("ekiben"))
+
+
+def _run_face() -> dict[str, Content]:
+    package = Path(__file__).parents[1]
+    found = {path for pattern in RUN_FACE for path in package.glob(pattern)}
+    found.update([path.with_name("__init__.py") for path in found])
+    names = {path.relative_to(package).as_posix(): path for path in found}
+    return {f"{FUNCTION_LIBRARY}ekiben/{name}": path for name, path in names.items() if name not in DEPLOY_FACE}
