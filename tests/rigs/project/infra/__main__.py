@@ -18,9 +18,50 @@ tiny = cloud.Training(
     ),
     storage=lake,
 )
+brittle = cloud.Training(
+    "brittle",
+    ek.TrainingSpec(
+        source="training_jobs/tiny",
+        inputs={"points": "lake/points/"},
+        params={"scale": 1.0},
+        resources=ek.Resources(memory_mib=256),
+        timeout_s=8,
+        grace_s=1,
+        retries=1,
+        model="tiny",
+    ),
+    storage=lake,
+)
+pair = cloud.Training(
+    "pair",
+    ek.TrainingSpec(
+        source="training_jobs/tiny",
+        inputs={"points": "lake/points/"},
+        params={"scale": 1.0},
+        resources=ek.Resources(vcpu=0.5, memory_mib=512),
+        nodes=2,
+        model="tiny",
+    ),
+    storage=lake,
+)
 api = cloud.Endpoint(
     "tiny-api",
     ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny", max_instances=2, concurrency=2, max_request_bytes=10_000),
+    registry=models,
+)
+narrow = cloud.Endpoint(
+    "narrow",
+    ek.EndpointSpec(
+        model="tiny@champion",
+        bento="bentos/tiny",
+        max_instances=1,
+        concurrency=1,
+        max_queue=1,
+        hold_s=3,
+        timeout_s=2,
+        idle_s=1,
+        auth="none",
+    ),
     registry=models,
 )
 echo = cloud.Function("echo", ek.FunctionSpec(source="functions/echo", on=(ek.Http(),)), uses=[lake])
@@ -35,4 +76,4 @@ witness = cloud.Function(
     ),
     uses=[lake],
 )
-ek.export(lake, spare, models, tiny, api, echo, broken, witness)
+ek.export(lake, spare, models, tiny, brittle, pair, api, narrow, echo, broken, witness)

@@ -1,6 +1,9 @@
 """Fits y = slope * x to the points in its input: the smallest job that keeps every side of the contract."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 
 from ekiben import job
@@ -12,6 +15,20 @@ points = [
     for line in file.read_text(encoding="utf-8").splitlines()
 ]
 print(f"read {len(points)} points on node {job.node().rank}", flush=True)
+marks = job.checkpoint_dir() / "attempts.txt"
+attempt = len(marks.read_text().splitlines()) if marks.exists() else 0
+with marks.open("a") as file:
+    file.write("attempt\n")
+signal.signal(signal.SIGTERM, lambda *_: (marks.with_name("terminated.txt").write_text("yes"), sys.exit(143)))
+if params.get("eat_mib"):
+    ballast = bytearray(int(params["eat_mib"]) * 1024 * 1024)
+    time.sleep(30)
+if params.get("fork"):
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", params["fork"]])
+if params.get("fail_rank", -1) == job.node().rank:
+    job.fail(f"rank {job.node().rank} gives up")
+if params.get("fail_first") and attempt == 0:
+    job.fail("the first attempt always fails")
 if params.get("fail"):
     job.fail(str(params["fail"]))
 for step in range(int(params.get("steps", 1))):
