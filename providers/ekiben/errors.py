@@ -22,6 +22,9 @@ Messages read `<provider>: cannot <operation>: <why>. <what to do>.` and never h
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 __all__ = [
     "AccessDenied",
     "AlreadyExists",
@@ -42,7 +45,14 @@ __all__ = [
 ]
 
 
-class EkibenError(Exception):
+if TYPE_CHECKING:
+    _Root = Exception
+else:
+    # Inside a Pulumi program, pulumi is there before us: the engine shows a RunError as one message, all else as a traceback.
+    _Root = getattr(sys.modules.get("pulumi"), "RunError", Exception)
+
+
+class EkibenError(_Root):
     """The root: catching it catches all that Ekiben raises on purpose."""
 
 
