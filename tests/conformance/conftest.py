@@ -1,0 +1,120 @@
+"""The rig: one platform per provider, stood up by the real engine, that every conformance test runs on.
+
+Tests take `rig`, never a class of a provider. EKIBEN_RIGS names the rigs (default: local).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+import ekiben as ek
+
+T = TypeVar("T")
+PATIENCE_S = 60.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "rig" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("rig"))
+
+
+def eventually(look: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """What `look` returns once it is true; fails with what it returned last."""
+    end = time.monotonic() + patience_s
+    while not (found := look()):
+        assert time.monotonic() < end, f"still {found!r} after {patience_s:g} s"
+        time.sleep(0.05)
+    return found
+
+
+class Rig:
+    """A provider's platform. `up` makes it and returns the Platform; `down` destroys it; `crash` kills what hosts it."""
+
+    provider: str
+
+    def __init__(self) -> None:
+        self.platform: ek.Platform = self.up()
+        self.runtime = self.connect()
+        self._served: ek.ModelVersion | None = None
+
+    def up(self) -> ek.Platform:
+        raise NotImplementedError
+
+    def down(self) -> None:
+        raise NotImplementedError
+
+    def crash(self) -> None:
+        """Kill the host as a power cut would, and have it back. Only where there is one (`hosted`)."""
+        raise NotImplementedError
+
+    hosted = False
+
+    def connect(self) -> ek.Runtime:
+        return ek.connect(self.platform)
+
+    def seen(self, type: str) -> list[dict[str, Any]]:
+        """The events of a type that the function `witness` has seen."""
+        lake = self.connect().storage("lake")
+        return [json.loads(lake.get(found.key)) for found in lake.list(f"seen/{type}/")]
+
+    def train(self, training: str = "tiny", *, id: str = "", **params: Any) -> ek.Run:
+        """Submit a run and wait for its end."""
+        bound = self.runtime.training(training)
+        run = bound.submit(ek.Job(id=id or f"{training}-{uuid.uuid4().hex[:8]}", params=params))
+        return eventually(lambda: r if (r := bound.run(run.id)).ended else None)
+
+    def version(self, **params: Any) -> ek.ModelVersion:
+        """A new approved version of the model `tiny`, really trained and packed."""
+        from ekiben.release import register
+
+        run = self.train(**params)
+        assert run.state == "succeeded", run.reason
+        version = register(self.runtime, run, endpoint="tiny-api", registry="models")
+        return self.runtime.registry("models").decide(version.id, "approved", who="rig", why="test")
+
+    @property
+    def served(self) -> ek.ModelVersion:
+        """A version that is released on both endpoints, made once."""
+        from ekiben.release import release
+
+        if self._served is None:
+            self._served = self.version(scale=1.0)
+            for endpoint in ("tiny-api", "narrow"):
+                release(
+                    self.runtime, self._served.id, endpoint=endpoint, registry="models", who="rig", why="test"
+                )
+        return self._served
+
+
+@pytest.fixture(scope="session", params=os.environ.get("EKIBEN_RIGS", "local").split(","))
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    module = importlib.import_module(f"..rigs.{request.param}", __package__)
+    made: Rig = module.make(Rig)
+    try:
+        lake = made.runtime.storage("lake")
+        lake.put("points/a.jsonl", b'{"x": 1, "y": 3}\n{"x": 2, "y": 6}\n')
+        lake.put("points/b.jsonl", b'{"x": 3, "y": 9}\n')
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> str:
+    """A key of its own for each test."""
+    return f"test/{request.node.originalname}/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def model() -> str:
+    """The name of a model of its own for each test."""
+    return f"model-{uuid.uuid4().hex[:8]}"
