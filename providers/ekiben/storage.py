@@ -1,0 +1,306 @@
+"""Objects by key on any store: `file://` folders, and through obstore `memory://`, `s3://`, `gs://` and `az://`.
+
+    storage = open_storage("s3://my-lake/team-a")
+    etag = storage.put("report.json", b"{}").etag
+    storage.put_if_match("report.json", b'{"rows": 3}', etag)
+
+Credentials and options come from the environment, as obstore reads it: AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL (MinIO and
+others), GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, and so on; in a cloud, the role of the machine. Requests time out and
+are tried again a bounded number of times. Errors are those of `ekiben.errors`, translated in one table, `_ERRORS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from ekiben import runtime
+from ekiben.errors import (
+    AccessDenied,
+    AlreadyExists,
+    NotFound,
+    PreconditionFailed,
+    ProviderError,
+    SpecError,
+    Unavailable,
+)
+from ekiben.folder import Folder, system_error
+from ekiben.keys import check_key, check_prefix, hidden
+from ekiben.records import Part, Platform, now
+from ekiben.runtime import Object
+
+__all__ = ["Storage", "open_storage"]
+
+SCHEMES = ("file", "memory", "s3", "gs", "az")
+CONNECT_TIMEOUT_S = 5
+# Between two reads of an answer. A whole transfer may take longer: an hour, for the largest models on the slowest lines.
+READ_TIMEOUT_S = 60
+TRANSFER_TIMEOUT_S = 3600
+MAX_RETRIES = 4
+RETRY_TIMEOUT_S = 60
+CHUNK_BYTES = 8 << 20
+
+# Memory stores live as long as the process, and are one for all who open the same URI.
+_memory: dict[str, Any] = {}
+_memory_lock = threading.Lock()
+
+
+class Storage(runtime.Storage):
+    """The objects below the URI in `part.facts["uri"]`. Making one calls nothing; a wrong URI raises SpecError."""
+
+    def __init__(self, part: Part, platform: Platform) -> None:
+        super().__init__(part, platform)
+        self._uri = _check_uri(str(part.facts.get("uri", "")))
+        self._provider = part.provider
+
+    def uri(self, key: str = "") -> str:
+        if not key:
+            return self._uri
+        check_prefix(key)
+        return f"{self._uri}/{quote(key) if self._uri.startswith('file:') else key}"
+
+    def key(self, uri: str) -> str:
+        mine, other = self._uri, uri
+        if mine.startswith("file:"):
+            mine, other = unquote(mine), unquote(uri)
+        if other.rstrip("/") == mine:
+            return ""
+        if not other.startswith(f"{mine}/"):
+            raise SpecError(f"The URI {uri!r} does not lie in the storage {self._uri}.")
+        return check_prefix(other.removeprefix(f"{mine}/"))
+
+    def get(self, key: str) -> bytes:
+        return self._store.get(check_key(key))
+
+    def head(self, key: str) -> Object:
+        return self._store.head(check_key(key))
+
+    def put(self, key: str, data: bytes | Path) -> Object:
+        return self._store.put(check_key(key), _payload(data))
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> Object:
+        return self._store.put(check_key(key), _payload(data), absent=True)
+
+    def put_if_match(self, key: str, data: bytes, etag: str) -> Object:
+        if not etag:
+            raise SpecError(f"put_if_match of {key!r} needs an etag; `put_if_absent` writes where nothing is.")
+        return self._store.put(check_key(key), _payload(data), etag=etag)
+
+    def list(self, prefix: str = "") -> Iterator[Object]:
+        return iter(sorted(self._store.list(check_prefix(prefix)), key=lambda found: found.key))
+
+    def copy(self, source: str, target: str) -> None:
+        self._store.copy(check_key(source), check_key(target))
+
+    def delete(self, key: str) -> None:
+        self._store.delete(check_key(key))
+
+    def download(self, key: str, path: Path) -> None:
+        chunks = self._store.chunks(check_key(key))
+        staged = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            first = next(chunks, b"")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(staged, "xb") as file:
+                file.write(first)
+                for chunk in chunks:
+                    file.write(chunk)
+            os.replace(staged, path)
+        except OSError as error:
+            raise system_error(self._provider, f"write the file {str(path)!r}", error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                staged.unlink(missing_ok=True)
+
+    @cached_property
+    def _store(self) -> Folder | _Bucket:
+        if self._uri.startswith("file:"):
+            return Folder(Path(unquote(urlsplit(self._uri).path)), self._provider)
+        return _Bucket(self._uri, self._provider)
+
+
+def open_storage(uri: str, *, provider: str = "") -> Storage:
+    """The storage at a URI, which calls nothing yet. `provider` is the name that errors begin with, the scheme by default.
+
+    Raises SpecError for a URI that is none of `file:///folder` (which must exist), `memory://name`, `s3://bucket/prefix`,
+    `gs://bucket/prefix` and `az://container/prefix`.
+    """
+    uri = _check_uri(uri)
+    part = Part(name="", kind="storage", provider=provider or uri.partition(":")[0], ref=uri, facts={"uri": uri})
+    return Storage(part, Platform(project="", stack=""))
+
+
+class _Bucket:
+    """A store of obstore's: what `Folder` is for local folders."""
+
+    def __init__(self, uri: str, provider: str) -> None:
+        self.uri = uri
+        self.provider = provider
+
+    def get(self, key: str) -> bytes:
+        with self._translated(f"read {key!r}"):
+            return bytes(self._obstore.get(self._store, key).bytes())
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        with self._translated(f"read {key!r}"):
+            for chunk in self._obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+
+    def head(self, key: str) -> Object:
+        with self._translated(f"read {key!r}"):
+            return _object(self._obstore.head(self._store, key), self.uri)
+
+    def put(self, key: str, data: bytes | Path, *, absent: bool = False, etag: str = "") -> Object:
+        operation = f"create {key!r}" if absent else f"update {key!r}" if etag else f"write {key!r}"
+        mode: Any = "create" if absent else "overwrite"
+        if etag:
+            tag, _, version = etag.partition("@")
+            mode = {"e_tag": tag, "version": version} if version else {"e_tag": tag}
+            if self.uri.startswith("gs:") and not version:
+                found = self.head(key)
+                mode = {"e_tag": tag, "version": found.etag.partition("@")[2]}
+                if found.etag.partition("@")[0] != tag:
+                    raise PreconditionFailed(self.provider, operation, "it has changed since it was read", "Read it again")
+        with self._translated(operation):
+            done = self._obstore.put(self._store, key, data, mode=mode, chunk_size=CHUNK_BYTES)
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        return Object(key, size, _etag(done, self.uri), now())
+
+    def copy(self, source: str, target: str) -> None:
+        with self._translated(f"copy {source!r} to {target!r}"):
+            self._obstore.copy(self._store, source, target)
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(NotFound), self._translated(f"delete {key!r}"):
+            self._obstore.delete(self._store, key)
+
+    def list(self, prefix: str) -> Iterator[Object]:
+        # obstore's prefixes are whole folders.
+        folder = prefix.rpartition("/")[0]
+        with self._translated(f"list {prefix!r}"):
+            for page in self._obstore.list(self._store, folder or None, chunk_size=1000):
+                for meta in page:
+                    if meta["path"].startswith(prefix) and not hidden(meta["path"]):
+                        yield _object(meta, self.uri)
+
+    @cached_property
+    def _obstore(self) -> Any:
+        import obstore
+
+        return obstore
+
+    @cached_property
+    def _store(self) -> Any:
+        from obstore.store import MemoryStore, from_url
+
+        if self.uri.startswith("memory:"):
+            with _memory_lock:
+                return _memory.setdefault(self.uri, MemoryStore())
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        options: dict[str, Any] = {
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+            "timeout": timedelta(seconds=TRANSFER_TIMEOUT_S),
+        }
+        if self.uri.startswith("s3:") and endpoint.startswith("http://"):
+            options["allow_http"] = True
+        retries: Any = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
+        with self._translated(f"open {self.uri}"):
+            return from_url(self.uri, client_options=options, retry_config=retries)
+
+    @contextlib.contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
+        """obstore's errors as ours. Its text has the whole request in it, so only the status and the server's code are taken."""
+        try:
+            yield
+        except ProviderError:
+            raise
+        except Exception as error:
+            name = type(error).__name__
+            kind, why, remedy = _ERRORS.get(name, (ProviderError, "", ""))
+            text = str(error).partition("\n\nDebug source:")[0]
+            if name == "GenericError":
+                kind, why, remedy = _generic(text)
+            raise kind(self.provider, operation, _detail(text, why), remedy) from error
+
+
+_CREDENTIALS = "Check the credentials in the environment, and what their role may do in this bucket"
+# By the name of obstore's exception, so that obstore is imported only when it is used.
+_ERRORS: dict[str, tuple[type[ProviderError], str, str]] = {
+    "FileNotFoundError": (NotFound, "there is no such object", ""),
+    "NotFoundError": (NotFound, "there is no such object", ""),
+    "AlreadyExistsError": (AlreadyExists, "an object of that key is there", ""),
+    "PreconditionError": (PreconditionFailed, "it has changed since it was read", "Read it again"),
+    "NotModifiedError": (PreconditionFailed, "it has not changed since it was read", ""),
+    "PermissionDeniedError": (AccessDenied, "permission denied", _CREDENTIALS),
+    "UnauthenticatedError": (AccessDenied, "the credentials are missing or wrong", _CREDENTIALS),
+    "PermissionError": (AccessDenied, "permission denied", _CREDENTIALS),
+}
+
+
+def _generic(text: str) -> tuple[type[ProviderError], str, str]:
+    if "169.254." in text or "metadata.google.internal" in text:
+        return AccessDenied, "no credentials were found", _CREDENTIALS
+    status = re.search(r"status code: (\d+)", text)
+    if status is None and "HTTP error" in text:
+        return Unavailable, "the store does not answer", "Check the endpoint and the network, then repeat"
+    if status and (status[1].startswith("5") or status[1] in ("408", "429")):
+        return Unavailable, "the store is overloaded or fails", "Repeat later"
+    return ProviderError, "", ""
+
+
+def _detail(text: str, why: str) -> str:
+    """`why` with what the server said: its own error code and message, or the HTTP status; never a URL or a header."""
+    said = re.search(r"<Code>([^<]*)</Code>.*?<Message>([^<\n]*)", text, re.DOTALL)
+    status = re.search(r"status code: (\d+ [A-Z][A-Za-z ]*)", text)
+    detail = f"{said[1]}: {said[2].rstrip('.')}" if said else status[1] if status else ""
+    if not why and not detail:
+        return re.sub(r"\s+", " ", re.sub(r"\w+://\S+", "(URL)", text)).rstrip(". ")[:300] or "it failed"
+    return f"{why} ({detail})" if why and detail else why or detail
+
+
+def _etag(meta: Any, uri: str) -> str:
+    # On GCS the generation is what an update is matched against.
+    version = meta.get("version") if uri.startswith("gs:") else None
+    return f"{meta['e_tag'] or ''}@{version}" if version else str(meta["e_tag"] or "")
+
+
+def _object(meta: Any, uri: str) -> Object:
+    modified = meta["last_modified"].astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return Object(meta["path"], meta["size"], _etag(meta, uri), modified)
+
+
+def _payload(data: bytes | Path) -> bytes | Path:
+    if isinstance(data, Path) and not data.is_file():
+        raise SpecError(f"The file {str(data)!r} that was to be stored does not exist.")
+    if not isinstance(data, bytes | Path):
+        raise SpecError(f"Objects are bytes or a Path, not {type(data).__name__}.")
+    return data
+
+
+def _check_uri(uri: str) -> str:
+    """The URI without a slash at the end."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise SpecError(f"The URI {uri!r} names no storage: it begins with one of {', '.join(f'{s}://' for s in SCHEMES)}.")
+    if "?" in rest or "#" in rest or "@" in rest.partition("/")[0]:
+        raise SpecError("The URI of a storage has no user, no query and no fragment; secrets belong in the environment.")
+    if scheme == "file":
+        path = unquote(rest)
+        if not path.startswith("/"):
+            raise SpecError(f"The URI {uri!r} has no absolute path: write file:///absolute/path.")
+        return Path(os.path.normpath(path)).as_uri()
+    bucket, _, prefix = rest.rstrip("/").partition("/")
+    if not bucket:
+        raise SpecError(f"The URI {uri!r} names no bucket: write {scheme}://bucket or {scheme}://bucket/prefix.")
+    check_prefix(prefix)
+    return f"{scheme}://{rest.rstrip('/')}"
