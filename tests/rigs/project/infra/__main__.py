@@ -49,6 +49,7 @@ api = cloud.Endpoint(
     ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny", max_instances=2, concurrency=2, max_request_bytes=10_000),
     registry=models,
 )
+fresh = cloud.Endpoint("fresh", ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny"), registry=models)
 narrow = cloud.Endpoint(
     "narrow",
     ek.EndpointSpec(
@@ -76,4 +77,4 @@ witness = cloud.Function(
     ),
     uses=[lake],
 )
-ek.export(lake, spare, models, tiny, brittle, pair, api, narrow, echo, broken, witness)
+ek.export(lake, spare, models, tiny, brittle, pair, api, fresh, narrow, echo, broken, witness)
