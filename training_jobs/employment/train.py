@@ -1,0 +1,142 @@
+"""Who is employed? From census files to a model, its measure, and a page that shows both.
+
+Reads the folder EKIBEN_INPUT_CENSUS, and needs nothing but the environment variables of a job: it runs the same on a
+laptop and in a cloud.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import data
+import evaluate
+import model
+import numpy as np
+import report
+import scoring
+import xgboost
+from columns import CHECKED, ID, INPUTS, LABEL, TARGET, YEAR
+
+from ekiben import job
+
+
+def main() -> None:
+    node = job.node()
+    try:
+        params = model.params(job.params())
+        people = data.read(job.inputs()["census"])
+        train, tune, test = data.split(people)
+    except (data.BadData, model.BadParams) as problem:
+        job.fail(str(problem))
+    years = [int(year) for year in sorted(people[YEAR].unique())]
+    print(
+        f"{len(people):,} people, {years[0]} to {years[-1]}: {len(train):,} to learn from, {len(test):,} to test on",
+        flush=True,
+    )
+
+    if (learnt := model.overfits(train, params["seed"])) < 0.99:
+        job.fail(
+            f"A model could not learn 100 rows by heart ({learnt:.0%} right): the columns or the labels are broken."
+        )
+
+    curve: list[float] = []
+
+    def on_round(round: int, log_loss: float) -> None:
+        curve.append(log_loss)
+        if node.rank == 0 and (round % 10 == 0 or round == params["rounds"]):
+            job.log_metric("log_loss", log_loss, round)
+            print(f"trees {round}/{params['rounds']}, log loss {log_loss:.4f}", flush=True)
+
+    with job.xgboost_collective():
+        # Each node learns from its share of the rows; together they grow the same trees.
+        booster = model.train(train[node.rank :: node.count], tune[node.rank :: node.count], params, on_round)
+    if node.rank == 0:
+        finish(booster, data.Split(train, tune, test), params, years, curve)
+
+
+def finish(
+    booster: xgboost.Booster, split: data.Split, params: dict[str, Any], years: list[int], curve: list[float]
+) -> None:
+    """Choose the threshold, measure on the last year, and write what the job owes."""
+    train, tune, test = split
+    threshold = model.threshold(tune[TARGET], model.predict(booster, tune), params["min_precision"])
+    chance = model.predict(booster, test)
+    ours = evaluate.scores(test[TARGET], chance, threshold)
+    trivial = evaluate.scores(test[TARGET], model.baseline(train, test), 0.5)
+    if ours["auc"] <= trivial["auc"]:
+        job.fail(
+            f"The model (AUC {ours['auc']:.4f}) does not beat the trivial baseline, age alone ({trivial['auc']:.4f})."
+        )
+    slices = evaluate.slices(test, chance, threshold)
+    metrics = {
+        **ours,
+        "threshold": threshold,
+        **{f"baseline_{name}": value for name, value in trivial.items()},
+        "recall_gap_sex": evaluate.gap(slices, "sex", "recall"),
+        "recall_gap_race": evaluate.gap(slices, "race", "recall"),
+        "auc_gap_race": evaluate.gap(slices, "race", "auc"),
+    }
+    rows = {"learn from": len(train), "set the threshold": len(tune), "test": len(test)}
+
+    save(booster, threshold)
+    out = job.output_dir()
+    write(out / "metrics.json", {"metrics": metrics, "slices": slices})
+    write(out / "signature.json", signature(test))
+    write(out / "lineage.json", {"rows": {"census": sum(rows.values())}, "seeds": {"seed": params["seed"]}})
+    parts = booster.predict(
+        xgboost.DMatrix(model.inputs(test.head(2000)), feature_names=model.COLUMNS), pred_contribs=True
+    )
+    facts = {
+        "run": os.environ.get("EKIBEN_RUN_ID", "by-hand"),
+        "years": years,
+        "rows": rows,
+        "params": params,
+        "model": ours,
+        "baseline": trivial,
+        "threshold": threshold,
+        "slices": slices,
+        "curve": curve,
+        "importance": {
+            INPUTS[name].title: float(size)
+            for name, size in zip(model.COLUMNS, np.abs(parts).mean(axis=0), strict=False)
+        },
+    }
+    report.write(out / "report.html", facts, test[TARGET], chance)
+    for name, value in metrics.items():
+        job.log_metric(name, value, params["rounds"])
+    print(
+        f"AUC {ours['auc']:.4f} on {years[-1]} (age alone: {trivial['auc']:.4f}), threshold {threshold:.3f}", flush=True
+    )
+
+
+def save(booster: xgboost.Booster, threshold: float) -> None:
+    """The model's files: the trees, and a card with what a service needs to answer in words."""
+    folder = job.model_dir()
+    booster.save_model(folder / "model.ubj")
+    columns = [{"name": name, "title": about.title, "codes": about.codes} for name, about in INPUTS.items()]
+    decisions = [LABEL.codes[0], LABEL.codes[1]]
+    write(folder / "model.json", {"columns": columns, "decisions": decisions, "target": TARGET, "threshold": threshold})
+
+
+def signature(test: Any) -> dict[str, Any]:
+    """The raw columns that were used, and a request with the answer that the saved model gives to it."""
+    person = {name: int(value) for name, value in test.iloc[0][model.COLUMNS].items()}
+    answer = scoring.Model(job.model_dir()).answer([person])[0]
+    return {
+        "columns": model.COLUMNS,
+        "target": TARGET,
+        "keys": [ID, YEAR],
+        "checked": list(CHECKED),
+        "sample": {"route": "predict", "request": {"person": person}, "response": answer},
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
