@@ -37,24 +37,26 @@ demo: setup ## The main job: the whole loop on real data, on this machine
 clean-demo: setup ## Destroy what the demo made, and prove that nothing is left
 	@$(BIN)/python infra/demo.py --clean
 
-test: setup lint ## All tests
+# The first build of the Pulumi CLI takes minutes: it runs beside the tests that do not need it; those that do wait for it.
+test: .venv/.locked ## Lint, and all tests
+	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & $(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-lint: setup ## ruff, mypy --strict and the import contracts
+lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --no-cache --check .
 	@$(BIN)/mypy providers functions infra
 	@$(BIN)/lint-imports --no-cache
 
-format: setup ## Format the code
+format: .venv/.locked ## Format the code
 	@$(BIN)/ruff check --no-cache --fix -q . ; $(BIN)/ruff format --no-cache .
 
 lock: | $(UV) ## Renew the lock file
 	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
 	  --extra validate --extra report --group dev --generate-hashes --no-header -o requirements.lock
 
-docs: setup ## Write the generated parts of the docs
+docs: .venv/.locked ## Write the generated parts of the docs
 	@$(BIN)/python docs/generate.py
 
 clean: ## Remove what make made in this folder (not what a stack holds)
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	@rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -108,7 +108,7 @@ class TrainingSpec(Spec):
 
     source: str
     """The folder of the training code, from the project's root; `requirements.txt` in it locks what it needs."""
-    entry: str = Field(default="train.py", pattern=r"^[\w.-]+(?:/[\w.-]+)*\.py$")
+    entry: str = Field(default="train.py", pattern=r"^\w[\w.-]*(?:/\w[\w.-]*)*\.py$")
     """The script in `source` that is run."""
     inputs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = {}
     """Input name -> "storage/prefix/"; the job finds it as a folder, EKIBEN_INPUT_<NAME>."""

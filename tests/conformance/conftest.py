@@ -89,9 +89,7 @@ class Rig:
         if self._served is None:
             self._served = self.version(scale=1.0)
             for endpoint in ("tiny-api", "narrow"):
-                release(
-                    self.runtime, self._served.id, endpoint=endpoint, registry="models", who="rig", why="test"
-                )
+                release(self.runtime, self._served.id, endpoint=endpoint, registry="models", who="rig", why="test")
         return self._served
 
 

@@ -30,7 +30,9 @@ def test_c1_connect_takes_a_record_its_json_a_path_or_the_environment(
 
 def test_c2_binding_calls_nothing() -> None:
     part = ek.Part(name="lake", kind="storage", provider="local", ref="x", facts={"uri": "file:///nowhere/at/all"})
-    api = ek.Part(name="api", kind="endpoint", provider="local", ref="x", facts={"station": "/nowhere", "url": "http://no"})
+    api = ek.Part(
+        name="api", kind="endpoint", provider="local", ref="x", facts={"station": "/nowhere", "url": "http://no"}
+    )
     runtime = ek.connect(ek.Platform(project="p", stack="s", parts={"lake": part, "api": api}))
     runtime.storage("lake")
     runtime.endpoint("api")
@@ -78,7 +80,9 @@ def test_c7_an_unknown_provider_is_named(rig: Rig) -> None:
 
 @pytest.mark.parametrize("provider", sorted(providers()))
 def test_c8_the_run_face_is_light(provider: str) -> None:
-    program = f"import json, sys, {providers()[provider]}.runtime, ekiben.release; print(json.dumps(sorted(sys.modules)))"
+    program = (
+        f"import json, sys, {providers()[provider]}.runtime, ekiben.release; print(json.dumps(sorted(sys.modules)))"
+    )
     loaded = json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
     heavy = {"pulumi", "pydantic", "bentoml", "mlflow", "numpy", "xgboost", "boto3", "aiohttp"}
     assert not heavy & {name.partition(".")[0] for name in loaded}

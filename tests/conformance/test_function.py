@@ -39,7 +39,11 @@ def test_f5_f6_an_event_published_twice_is_one(rig: Rig) -> None:
     eventually(lambda: [e for e in rig.seen("Custom") if e["id"] == event.id])
     mine = [d for d in rig.runtime.function("witness").deliveries() if d["event"]["id"] == event.id]
     assert len(mine) == 1
-    eventually(lambda: [d["state"] for d in rig.runtime.function("witness").deliveries() if d["id"] == mine[0]["id"]] == ["done"])
+    eventually(
+        lambda: (
+            [d["state"] for d in rig.runtime.function("witness").deliveries() if d["id"] == mine[0]["id"]] == ["done"]
+        )
+    )
 
 
 def test_f7_f8_f9_a_dead_letter_is_kept_and_replayed(rig: Rig) -> None:

@@ -49,7 +49,9 @@ def test_r3_50_writers_at_once_lose_nothing(rig: Rig, model: str) -> None:
     with ThreadPoolExecutor(50) as pool:
         numbers = list(pool.map(write, range(50)))
     assert sorted(numbers) == list(range(1, 51))
-    assert sorted(v.key for v in rig.runtime.registry("models").versions(model)) == sorted(f"key-{n}" for n in range(50))
+    assert sorted(v.key for v in rig.runtime.registry("models").versions(model)) == sorted(
+        f"key-{n}" for n in range(50)
+    )
 
 
 def test_r5_r8_r9_r12_decisions_are_audited_and_published(rig: Rig, model: str) -> None:
@@ -74,7 +76,12 @@ def test_r6_r7_finding(rig: Rig, model: str) -> None:
         registry.register(version(model, key))
     assert [v.version for v in registry.versions(model)] == [3, 2, 1]
     assert {v.model for v in registry.versions()} >= {model}
-    for ref, error in ((f"{model}:4", NotFound), (f"{model}@champion", NotFound), ("nope:1", NotFound), (model, SpecError)):
+    for ref, error in (
+        (f"{model}:4", NotFound),
+        (f"{model}@champion", NotFound),
+        ("nope:1", NotFound),
+        (model, SpecError),
+    ):
         with pytest.raises(error):
             registry.version(ref)
     with pytest.raises(NotFound, match="3"):
@@ -111,4 +118,8 @@ def test_r14_nan_is_refused(rig: Rig, model: str) -> None:
         registry.register(replace(version(model, "a"), metrics={"auc": float("nan")}))
     assert registry.versions(model) == []
     kept = registry.register(version(model, "a"))
-    assert (kept.signature, kept.sample, kept.lineage) == ({"columns": ["x"]}, {"route": "predict"}, {"seeds": {"a": 1}})
+    assert (kept.signature, kept.sample, kept.lineage) == (
+        {"columns": ["x"]},
+        {"route": "predict"},
+        {"seeds": {"a": 1}},
+    )

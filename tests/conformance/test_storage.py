@@ -14,7 +14,9 @@ from ekiben.errors import AlreadyExists, EkibenError, NotFound, PreconditionFail
 from .conftest import Rig
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00\xff", "駅弁".encode(), os.urandom(9_000_000)], ids=["empty", "binary", "text", "9MB"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00\xff", "駅弁".encode(), os.urandom(9_000_000)], ids=["empty", "binary", "text", "9MB"]
+)
 def test_s1_what_was_put_is_got(rig: Rig, key: str, data: bytes, tmp_path: Path) -> None:
     lake = rig.runtime.storage("lake")
     lake.put(key, data)
@@ -113,10 +115,17 @@ def test_s10_s11_list_is_sorted_and_unicode(rig: Rig, key: str) -> None:
     assert list(lake.list(key + "/nothing")) == []
 
 
-@pytest.mark.parametrize("bad", ["", "../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "a\x00b", "a\\..\\b", ".ekiben/x"])
+@pytest.mark.parametrize(
+    "bad", ["", "../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "a\x00b", "a\\..\\b", ".ekiben/x"]
+)
 def test_s12_s17_a_key_that_climbs_is_refused(rig: Rig, bad: str) -> None:
     lake = rig.runtime.storage("lake")
-    for call in (lambda: lake.put(bad, b"x"), lambda: lake.get(bad), lambda: lake.delete(bad), lambda: lake.copy("a", bad)):
+    for call in (
+        lambda: lake.put(bad, b"x"),
+        lambda: lake.get(bad),
+        lambda: lake.delete(bad),
+        lambda: lake.copy("a", bad),
+    ):
         with pytest.raises(SpecError):
             call()
     assert not any(found.key.startswith(".ekiben/") for found in lake.list())

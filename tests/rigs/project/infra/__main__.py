@@ -46,7 +46,9 @@ pair = cloud.Training(
 )
 api = cloud.Endpoint(
     "tiny-api",
-    ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny", max_instances=2, concurrency=2, max_request_bytes=10_000),
+    ek.EndpointSpec(
+        model="tiny@champion", bento="bentos/tiny", max_instances=2, concurrency=2, max_request_bytes=10_000
+    ),
     registry=models,
 )
 fresh = cloud.Endpoint("fresh", ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny"), registry=models)
