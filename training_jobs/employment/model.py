@@ -17,7 +17,7 @@ PARAMS: dict[str, tuple[float, float, float]] = {
     "rounds": (200, 1, 5000),
     "max_depth": (6, 1, 16),
     "learning_rate": (0.1, 0.001, 1.0),
-    "min_precision": (0.8, 0.5, 0.999),
+    "min_precision": (0.85, 0.5, 0.999),
     "seed": (7, 0, 2**31 - 1),
 }
 

@@ -15,6 +15,7 @@ import data
 import evaluate
 import model
 import numpy as np
+import pandas as pd
 import report
 import scoring
 import xgboost
@@ -84,7 +85,7 @@ def finish(
     save(booster, threshold)
     out = job.output_dir()
     write(out / "metrics.json", {"metrics": metrics, "slices": slices})
-    write(out / "signature.json", signature(test))
+    write(out / "signature.json", signature(test, chance))
     write(out / "lineage.json", {"rows": {"census": sum(rows.values())}, "seeds": {"seed": params["seed"]}})
     parts = booster.predict(
         xgboost.DMatrix(model.inputs(test.head(2000)), feature_names=model.COLUMNS), pred_contribs=True
@@ -121,9 +122,11 @@ def save(booster: xgboost.Booster, threshold: float) -> None:
     write(folder / "model.json", {"columns": columns, "decisions": decisions, "target": TARGET, "threshold": threshold})
 
 
-def signature(test: Any) -> dict[str, Any]:
+def signature(test: pd.DataFrame, chance: np.ndarray) -> dict[str, Any]:
     """The raw columns that were used, and a request with the answer that the saved model gives to it."""
-    person = {name: int(value) for name, value in test.iloc[0][model.COLUMNS].items()}
+    # The person at the third quartile: a plain case, well away from the threshold.
+    typical = test.iloc[np.argsort(chance, kind="stable")[3 * len(test) // 4]]
+    person = {name: int(typical[name]) for name in model.COLUMNS}
     answer = scoring.Model(job.model_dir()).answer([person])[0]
     return {
         "columns": model.COLUMNS,
