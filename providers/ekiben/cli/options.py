@@ -1,0 +1,26 @@
+"""The options that many verbs share."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+
+__all__ = ["Json", "Registry", "Stack", "Who", "Why", "user"]
+
+Stack = Annotated[str, typer.Option("--stack", help="The stack; else EKIBEN_STACK, the only one there, or local.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, for the registry's audit.")]
+Who = Annotated[str, typer.Option("--who", help="Who decides, for the registry's audit; else your user name.")]
+Registry = Annotated[str, typer.Option("--registry", help="The registry component, where there are several.")]
+
+
+def user(who: str) -> str:
+    """`who`, or the name of the user who runs this."""
+    if who:
+        return who
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
