@@ -202,7 +202,9 @@ class Folder:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """Alone among all threads and processes that write to this folder."""
-        descriptor = os.open(self.root / RESERVED / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(
+            self.root / RESERVED / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
         try:
             deadline = time.monotonic() + LOCK_TIMEOUT_S
             while True:

@@ -169,7 +169,9 @@ class _Bucket:
                 found = self.head(key)
                 mode = {"e_tag": tag, "version": found.etag.partition("@")[2]}
                 if found.etag.partition("@")[0] != tag:
-                    raise PreconditionFailed(self.provider, operation, "it has changed since it was read", "Read it again")
+                    raise PreconditionFailed(
+                        self.provider, operation, "it has changed since it was read", "Read it again"
+                    )
         with self._translated(operation):
             done = self._obstore.put(self._store, key, data, mode=mode, chunk_size=CHUNK_BYTES)
         size = data.stat().st_size if isinstance(data, Path) else len(data)
@@ -213,9 +215,10 @@ class _Bucket:
         }
         if self.uri.startswith("s3:") and endpoint.startswith("http://"):
             options["allow_http"] = True
-        retries: Any = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
+        retries = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
+        make: Any = from_url
         with self._translated(f"open {self.uri}"):
-            return from_url(self.uri, client_options=options, retry_config=retries)
+            return make(self.uri, client_options=options, retry_config=retries)
 
     @contextlib.contextmanager
     def _translated(self, operation: str) -> Iterator[None]:
@@ -291,9 +294,13 @@ def _check_uri(uri: str) -> str:
     """The URI without a slash at the end."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in SCHEMES:
-        raise SpecError(f"The URI {uri!r} names no storage: it begins with one of {', '.join(f'{s}://' for s in SCHEMES)}.")
+        raise SpecError(
+            f"The URI {uri!r} names no storage: it begins with one of {', '.join(f'{s}://' for s in SCHEMES)}."
+        )
     if "?" in rest or "#" in rest or "@" in rest.partition("/")[0]:
-        raise SpecError("The URI of a storage has no user, no query and no fragment; secrets belong in the environment.")
+        raise SpecError(
+            "The URI of a storage has no user, no query and no fragment; secrets belong in the environment."
+        )
     if scheme == "file":
         path = unquote(rest)
         if not path.startswith("/"):
