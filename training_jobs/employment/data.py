@@ -79,11 +79,11 @@ def _load(path: Path) -> pd.DataFrame:
             case ".json" | ".jsonl" | ".ndjson":
                 with path.open(encoding="utf-8") as file:
                     lines = file.read(1024).lstrip()[:1] != "["
-                frame = pd.read_json(path, lines=lines, dtype=False, convert_dates=False)
+                frame = pd.read_json(path, lines=lines, dtype=False)
                 frame = frame[[name for name in frame if name in wanted]]
             case _:
                 raise BadData(
-                    f"{path.name}: it is no Parquet (.parquet, .pq), CSV (.csv) or JSON (.json, .jsonl) file."
+                    f"{path.name}: it is not a Parquet (.parquet, .pq), CSV (.csv) or JSON (.json, .jsonl) file."
                 )
     except (ValueError, OSError, KeyError) as error:
         raise BadData(
@@ -105,7 +105,7 @@ def _validate(frame: pd.DataFrame, columns: dict[str, Column], name: str) -> pd.
                 float,
                 [
                     pa.Check.in_range(about.low, about.high, error=f"is not from {about.low} to {about.high}"),
-                    pa.Check(lambda values: values % 1 == 0, error="is no whole number"),
+                    pa.Check(lambda values: values % 1 == 0, error="is not a whole number"),
                 ],
                 unique=column == ID,
                 report_duplicates="exclude_first",
@@ -126,7 +126,7 @@ def _validate(frame: pd.DataFrame, columns: dict[str, Column], name: str) -> pd.
 
 def _named(cases: pd.DataFrame, frame: pd.DataFrame, name: str) -> Iterator[str]:
     for case in cases.itertuples():
-        wrong = {"not_nullable": "is missing or no number", "field_uniqueness": "is there twice"}
+        wrong = {"not_nullable": "is missing or not a number", "field_uniqueness": "is there twice"}
         value = frame.at[case.index, case.column]
         yield f"{name} row {case.index}: {case.column} {str(value)[:40]!r} {wrong.get(case.check, case.check)}."
 
