@@ -283,7 +283,13 @@ class Runtime:
     def _module(part: Part) -> Any:
         from ekiben import providers
 
-        return importlib.import_module(f"{providers()[part.provider]}.runtime")
+        known = providers()
+        if part.provider not in known:
+            raise SpecError(
+                f"The platform's {part.kind} {part.name!r} is of the provider {part.provider!r}, which is not installed; "
+                f"there are: {', '.join(sorted(known))}. Install the package that brings it."
+            )
+        return importlib.import_module(f"{known[part.provider]}.runtime")
 
 
 def connect(platform: Platform | str | Path | None = None) -> Runtime:
