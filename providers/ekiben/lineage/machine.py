@@ -89,7 +89,7 @@ def _output(*command: str) -> str:
     if program is None:
         return ""
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [program, *command[1:]], stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False,
             encoding="utf-8", errors="replace",
         )  # fmt: skip

@@ -15,7 +15,8 @@ TIMEOUT_S = 20
 def git_state(folder: Path) -> dict[str, Any]:
     """{"commit": hex, "dirty": bool}. dirty: the folder is not as the commit has it, files that git does not know included.
 
-    Where git cannot tell (no git, no repository, no commit) commit is empty and dirty is true. Changes nothing, not even git's index.
+    Where git cannot tell (no git, no repository, no commit) commit is empty and dirty is true. Changes nothing, not even
+    git's index.
     """
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if not commit:
@@ -29,7 +30,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             command, env={**env, "GIT_OPTIONAL_LOCKS": "0"}, stdin=subprocess.DEVNULL, capture_output=True,
             timeout=TIMEOUT_S, check=False, encoding="utf-8", errors="replace",
         )  # fmt: skip

@@ -213,7 +213,7 @@ def _extract(tar: Path, digest: str, into: Path) -> None:
 
 def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     source = archive.extractfile(member)
-    assert source is not None, "a regular member has contents"  # noqa: S101
+    assert source is not None, "a regular member has contents"
     with source, target.open("xb") as file:
         left = member.size
         while left:

@@ -142,7 +142,7 @@ def _build(stage: Path, home: Path, folder: Path) -> Path:
     }
     command = [sys.executable, "-P", "-m", "bentoml", "build", ".", "--output", "tag"]
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             command, cwd=stage, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=BUILD_TIMEOUT_S, check=False, encoding="utf-8", errors="replace",
         )  # fmt: skip
