@@ -89,7 +89,9 @@ def _theirs(environ: Mapping[str, str]) -> dict[str, str]:
     home = Path(theirs.get("PULUMI_HOME", ""))
     if home.parts[-2:] == (".ekiben", ".pulumi"):
         ours = defaults(home.parents[1])
-        if theirs.get("PULUMI_BACKEND_URL") == ours["PULUMI_BACKEND_URL"] and not theirs.get("PULUMI_CONFIG_PASSPHRASE"):
+        if theirs.get("PULUMI_BACKEND_URL") == ours["PULUMI_BACKEND_URL"] and not theirs.get(
+            "PULUMI_CONFIG_PASSPHRASE"
+        ):
             theirs.pop("PULUMI_CONFIG_PASSPHRASE", None)
         for name, value in ours.items():
             if theirs.get(name) == value:
@@ -123,4 +125,6 @@ def _install_plugin(cli: Cli, environ: Mapping[str, str], root: Path) -> None:
             env=dict(environ), cwd=root, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     if done.returncode != 0:
-        raise ProviderError("pulumi", "install Ekiben's plugin", done.stderr.strip() or f"exit status {done.returncode}")
+        raise ProviderError(
+            "pulumi", "install Ekiben's plugin", done.stderr.strip() or f"exit status {done.returncode}"
+        )

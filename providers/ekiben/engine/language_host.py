@@ -62,7 +62,9 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
         return language.GetRequiredPluginsResponse()
 
     def GetProgramDependencies(self, request: Any, context: grpc.ServicerContext) -> Any:
-        code = "import importlib.metadata as m, json; print(json.dumps([[d.name, d.version] for d in m.distributions()]))"
+        code = (
+            "import importlib.metadata as m, json; print(json.dumps([[d.name, d.version] for d in m.distributions()]))"
+        )
         told = subprocess.run(
             [str(_python(request.info, context)), "-c", code], capture_output=True, text=True, timeout=60, check=False
         ).stdout
@@ -80,7 +82,9 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
         root = Path(request.info.root_directory or request.directory)
         folder = Path(request.info.program_directory or request.directory)
         if (wanted := _virtualenv(request.info)) and not wanted.exists():
-            yield from self._stream([sys.executable, "-m", "venv", str(wanted)], root, context, language.InstallDependenciesResponse)
+            yield from self._stream(
+                [sys.executable, "-m", "venv", str(wanted)], root, context, language.InstallDependenciesResponse
+            )
         for place in dict.fromkeys((folder, root)):
             if (place / "requirements.txt").is_file():
                 command = [str(_python(request.info, context)), "-m", "pip", "install", "-r", "requirements.txt"]
@@ -116,7 +120,9 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
         environ = {**_activated(python, info), **dict(entry.split("=", 1) for entry in request.env)}
         program = _program(info) if info.program_directory else request.program
         command = [str(python), "-u", program, *request.args]
-        yield from self._stream(command, Path(request.pwd or "."), context, language.RunPluginResponse, environ, code=True)
+        yield from self._stream(
+            command, Path(request.pwd or "."), context, language.RunPluginResponse, environ, code=True
+        )
 
     def Cancel(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.stop()
@@ -153,7 +159,8 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
         with self._started(command, cwd=folder, env=environ, **pipes) as process:
             context.add_callback(process.terminate)
             readers = [
-                threading.Thread(target=_read, args=(getattr(process, name), name, lines), daemon=True) for name in pipes
+                threading.Thread(target=_read, args=(getattr(process, name), name, lines), daemon=True)
+                for name in pipes
             ]
             for reader in readers:
                 reader.start()
@@ -234,7 +241,9 @@ def main(arguments: Iterable[str]) -> None:
     """Serve until the engine ends this process. Raises SpecError without an executor."""
     executor = os.environ.get("EKIBEN_LANGUAGE_EXEC", "")
     if not executor or not Path(executor).is_file():
-        raise SpecError("EKIBEN_LANGUAGE_EXEC must name pulumi-language-python-exec: run `pulumi-language-python` instead.")
+        raise SpecError(
+            "EKIBEN_LANGUAGE_EXEC must name pulumi-language-python-exec: run `pulumi-language-python` instead."
+        )
     host = Host(Path(executor), next((a for a in arguments if not a.startswith("-")), ""))
     limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
     server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)

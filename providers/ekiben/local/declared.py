@@ -1,0 +1,303 @@
+"""What the plugin's operations do to a station: check, compare, put, read, delete. Plain values in and out, no Pulumi."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from ekiben.errors import NotFound, SpecError
+from ekiben.station import launch
+from ekiben.station.client import Client
+
+__all__ = ["KINDS", "Kind", "changes", "delete", "identity", "lost", "problems", "put", "read", "schema"]
+
+PUT_S = 900.0
+STATION_KEYS = ("state_dir", "name", "tags", "station")
+
+
+class Json(str):
+    """Marks an input that is JSON text: in the station's table it is the value itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of resource: its inputs and their types; those that only a replacement can change; those no diff looks at."""
+
+    name: str
+    inputs: Mapping[str, type]
+    fixed: frozenset[str] = frozenset({"state_dir", "name"})
+    quiet: frozenset[str] = frozenset()
+    outputs: tuple[str, ...] = ("facts",)
+
+    @property
+    def path(self) -> str:
+        """As the station calls it."""
+        return self.name.lower()
+
+
+def _kind(name: str, inputs: Mapping[str, type], *, fixed: Sequence[str] = (), quiet: Sequence[str] = ()) -> Kind:
+    shared: dict[str, type] = {"state_dir": str, "name": str, "tags": dict}
+    return Kind(
+        name=name, inputs={**shared, **inputs}, fixed=frozenset({"state_dir", "name", *fixed}), quiet=frozenset(quiet)
+    )
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="Host",
+            inputs={"state_dir": str, "project": str, "stack": str},
+            fixed=frozenset({"state_dir", "project", "stack"}),
+            outputs=("url", "running"),
+        ),
+        _kind("Bucket", {"retain": bool}),
+        _kind(
+            "Object",
+            {"bucket": str, "key": str, "source_path": str, "sha256": str},
+            fixed=("bucket", "key"),
+            quiet=("source_path",),
+        ),
+        _kind(
+            "Training",
+            {"spec": Json, "storage_uri": str, "code_uri": str, "code_sha256": str, "code": Json, "input_uris": dict},
+        ),
+        _kind("Endpoint", {"spec": Json, "station": str}),
+        _kind(
+            "Function",
+            {
+                "spec": Json,
+                "code_uri": str,
+                "code_sha256": str,
+                "platform": str,
+                "bucket_uris": dict,
+                "uses": list,
+                "station": str,
+            },
+        ),
+        _kind("Record", {"platform": str}),
+    )
+}
+WORDS = {str: "text", Json: "JSON text", bool: "true or false", dict: "a map", list: "a list"}
+
+
+def problems(kind: Kind, inputs: Mapping[str, Any], unknown: object) -> list[tuple[str, str]]:
+    """What is wrong with the inputs: property and reason. A value that is not known yet (`unknown`) is right."""
+    known = ", ".join(sorted(kind.inputs))
+    found = [(key, f"a {kind.name} has no such property; it has {known}") for key in inputs if key not in kind.inputs]
+    for key, wanted in kind.inputs.items():
+        value = inputs.get(key)
+        if value is unknown:
+            continue
+        if value is None or value == "":
+            if key != "retain":
+                found.append((key, f"a {kind.name} needs it"))
+        elif not isinstance(value, str if wanted is Json else wanted):
+            found.append((key, f"{value!r} is not {WORDS[wanted]}"))
+        elif wanted is Json and not _is_json(value):
+            found.append((key, "it is not JSON"))
+        elif key == "state_dir" and not os.path.isabs(value):
+            found.append((key, f"{value!r} is not an absolute path"))
+    return found
+
+
+def changes(kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:
+    """The inputs that differ. The commit of unchanged code is no difference, unless it was not committed at all before."""
+    found = [
+        key
+        for key in kind.inputs
+        if key not in kind.quiet and key not in ignored and _meaning(kind, key, old) != _meaning(kind, key, new)
+    ]
+    same_code = "code" in found and "code_sha256" not in found and not json.loads(old.get("code") or "{}").get("dirty")
+    return [key for key in found if not (key == "code" and same_code)]
+
+
+def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
+    return str(inputs["state_dir"]) if kind.name == "Host" else f"{kind.path}/{inputs['name']}"
+
+
+def lost(kind: Kind, state: Mapping[str, Any]) -> str:
+    """The output that is true no more, because somebody deleted the thing by hand, or its station runs no more; else empty."""
+    if kind.name == "Host":
+        return "" if launch.running(Path(state["state_dir"])) else "running"
+    found = _found(kind, state)
+    return "" if found is not None and found["facts"] == state.get("facts") else "facts"
+
+
+def put(kind: Kind, urn: str, inputs: Mapping[str, Any], timeout_s: float = 0.0) -> dict[str, Any]:
+    """Make it so, in a station that is started when it does not run; returns the state. Repeating is safe."""
+    client = _client(inputs, urn)
+    if kind.name == "Host":
+        return {**inputs, "url": client.url, "running": True}
+    body = {"spec": _spec(kind, inputs), "tags": dict(inputs["tags"])}
+    made = client.request("PUT", _path(kind, inputs), body, timeout_s=timeout_s or PUT_S)
+    return {**inputs, "facts": made["facts"]}
+
+
+def read(kind: Kind, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(inputs, state) as they are now, None when it is gone. Starts nothing: a station that does not run is read from disk."""
+    if not state.get("state_dir"):
+        raise SpecError(f"A {kind.name} cannot be imported: it is made by `up`, which also takes over what is there.")
+    inputs = {key: state[key] for key in kind.inputs if key in state}
+    state_dir = Path(state["state_dir"])
+    if kind.name == "Host":
+        if not (state_dir / "station.db").exists():
+            return None
+        running = launch.running(state_dir)
+        return inputs, {**inputs, "url": Client(state_dir).url if running else state.get("url", ""), "running": running}
+    found = _found(kind, state)
+    if found is None:
+        return None
+    spec = found["spec"]
+    for key in kind.inputs:
+        if key in STATION_KEYS or key not in spec:
+            continue
+        same = key in inputs and _spec_value(kind, key, inputs[key]) == spec[key]
+        if not same:
+            inputs[key] = _text(spec[key]) if kind.inputs[key] is Json else spec[key]
+    inputs["tags"] = found["tags"]
+    return inputs, {**inputs, "facts": found["facts"]}
+
+
+def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.0) -> None:
+    """Undo it; silent where nothing is. The station goes with all it has, except buckets that are to be retained."""
+    state_dir = Path(state["state_dir"])
+    if kind.name == "Host":
+        _delete_station(state_dir)
+    elif (state_dir / "station.db").exists():
+        _client(state, urn).request("DELETE", _path(kind, state), timeout_s=timeout_s or PUT_S)
+
+
+def schema(version: str) -> str:
+    """The plugin's schema, as Pulumi's tools read it."""
+    types = {str: "string", Json: "string", bool: "boolean", dict: "object", list: "array"}
+
+    def properties(kind: Kind) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, wanted in kind.inputs.items():
+            found[key] = {"type": types[wanted]}
+            if wanted is dict:
+                found[key]["additionalProperties"] = {"type": "string"}
+            if wanted is list:
+                found[key]["items"] = {"type": "string"}
+        return found
+
+    resources = {}
+    for kind in KINDS.values():
+        required = [key for key in kind.inputs if key != "retain"]
+        outputs = {
+            key: {"type": "object", "additionalProperties": {"$ref": "pulumi.json#/Any"}} for key in kind.outputs
+        }
+        if kind.name == "Host":
+            outputs = {"url": {"type": "string"}, "running": {"type": "boolean"}}
+        resources[f"ekiben:station:{kind.name}"] = {
+            "inputProperties": properties(kind),
+            "requiredInputs": required,
+            "properties": {**properties(kind), **outputs},
+            "required": [*required, *kind.outputs],
+        }
+    return json.dumps({"name": "ekiben", "version": version, "resources": resources})
+
+
+def _client(state: Mapping[str, Any], urn: str) -> Client:
+    """The station's, started when it does not run: one that died in the middle of an `up` does not fail it."""
+    stack, project = _urn(urn)
+    return launch.ensure(Path(state["state_dir"]), project=project, stack=stack)
+
+
+def _delete_station(state_dir: Path) -> None:
+    launch.stop(state_dir)
+    if not state_dir.is_dir():
+        return
+    if not (state_dir / "station.db").exists() and any(path.name != "buckets" for path in state_dir.iterdir()):
+        raise NotFound(
+            "local", f"delete the station of {state_dir}", "the folder has no station.db, so it may be something else",
+            "Delete it by hand if it is not needed",
+        )  # fmt: skip
+    # The database goes last: until then the folder is known as a station's, and deleting can be tried again.
+    for path in sorted(state_dir.iterdir(), key=lambda path: path.name.startswith("station.db")):
+        if path.name == "buckets":
+            for hidden in path.glob(".*"):
+                _remove(hidden)
+            if any(path.iterdir()):
+                continue
+        _remove(path)
+    if not any(state_dir.iterdir()):
+        state_dir.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)  # noqa: S103 - unpacked bentos are read-only, folders too
+    shutil.rmtree(path)
+
+
+def _found(kind: Kind, state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry in the station's table when what it stands for is there, too; None otherwise."""
+    state_dir = Path(state["state_dir"])
+    if launch.running(state_dir):
+        try:
+            found: dict[str, Any] = Client(state_dir).request("GET", _path(kind, state))
+        except NotFound:
+            return None
+        return found
+    database = state_dir / "station.db"
+    if not database.exists():
+        return None
+    with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+        sql = "select spec, tags, facts from resources where kind = ? and name = ?"
+        row = connection.execute(sql, (kind.path, state["name"])).fetchone()
+    if row is None:
+        return None
+    entry = dict(zip(("spec", "tags", "facts"), map(json.loads, row), strict=True))
+    place = entry["facts"].get("path") or unquote(urlsplit(entry["facts"].get("uri", "")).path)
+    return None if place and not Path(place).exists() else entry
+
+
+def _path(kind: Kind, state: Mapping[str, Any]) -> str:
+    return f"/v1/resources/{kind.path}/{quote(str(state['name']), safe='')}"
+
+
+def _spec(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as the station's table has them."""
+    return {
+        key: _spec_value(kind, key, inputs[key]) for key in kind.inputs if key in inputs and key not in STATION_KEYS
+    }
+
+
+def _spec_value(kind: Kind, key: str, value: Any) -> Any:
+    return json.loads(value) if kind.inputs[key] is Json else value
+
+
+def _meaning(kind: Kind, key: str, values: Mapping[str, Any]) -> Any:
+    value = values.get(key)
+    return json.loads(value) if kind.inputs[key] is Json and isinstance(value, str) and _is_json(value) else value
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def _urn(urn: str) -> tuple[str, str]:
+    """(stack, project) of urn:pulumi:<stack>::<project>::<type>::<name>."""
+    stack, project = urn.removeprefix("urn:pulumi:").split("::")[:2]
+    return stack, project
