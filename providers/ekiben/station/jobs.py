@@ -1,0 +1,83 @@
+"""A submitted job: checked against its training, and made into all that a supervisor has to know."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ekiben.errors import NoCapacity, SpecError
+from ekiben.records import Job
+from ekiben.specs import TrainingSpec
+from ekiben.station import machine
+from ekiben.station.bundles import bucket_of
+from ekiben.station.noun import Resource
+
+__all__ = ["ask_of", "check_capacity"]
+
+# SageMaker's rule for the names of jobs, the tightest of all.
+RUN_ID = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}", re.ASCII)
+
+
+def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
+    """What is asked of the supervisor. Raises SpecError for a bad id, parameter or input."""
+    if not RUN_ID.fullmatch(job.id) or len(job.id) > 63:
+        raise SpecError(
+            f"The run id {job.id!r} will not do on every provider: use 1 to 63 of A-Z, a-z, 0-9 and dashes, "
+            "a letter or digit first and last."
+        )
+    declared = resource.spec
+    spec = TrainingSpec(**declared["spec"])
+    inputs = {**declared.get("input_uris", {}), **job.inputs}
+    if unknown := sorted(set(job.inputs) - set(spec.inputs)):
+        known = ", ".join(sorted(spec.inputs)) or "none"
+        raise SpecError(f"The training {resource.name!r} has no input {unknown[0]!r}; it has: {known}.")
+    for uri in inputs.values():
+        bucket_of(state_dir, uri)
+    params = {**spec.params, **job.params}
+    for name, value in params.items():
+        if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
+            raise SpecError(f"The parameter {name!r} is {value!r}: use text, a finite number, true or false.")
+    return {
+        "id": job.id, "training": resource.name, "model": spec.model or resource.name, "entry": spec.entry,
+        "env": dict(spec.env), "inputs": inputs, "params": params, "params_json": json.dumps(params, ensure_ascii=False),
+        "nodes": spec.nodes, "vcpu": spec.resources.vcpu, "memory_mib": spec.resources.memory_mib,
+        "gpu_count": spec.resources.gpus, "gpu": spec.resources.gpu, "timeout_s": spec.timeout_s,
+        "grace_s": spec.grace_s, "retries": spec.retries, "storage_uri": declared["storage_uri"],
+        "code_uri": declared["code_uri"], "code_sha256": declared["code_sha256"],
+        "code": {"uri": declared["code_uri"], "sha256": declared["code_sha256"], **declared.get("code", {})},
+        "state_dir": str(state_dir), "by": _who(),
+    }  # fmt: skip
+
+
+def check_capacity(ask: Mapping[str, Any], gpus: Sequence[machine.Gpu]) -> None:
+    """Raise NoCapacity for what this machine can never give."""
+    nodes, operation = ask["nodes"], f"start the run {ask['id']!r}"
+    each = f" ({nodes} nodes)" if nodes > 1 else ""
+    cpus, memory_mib = len(machine.cpus()), machine.memory_mib()
+    if ask["vcpu"] * nodes > cpus:
+        raise NoCapacity("local", operation, f"it asks for {ask['vcpu'] * nodes:g} CPUs{each} and this machine has {cpus}",
+                         "Lower resources.vcpu, or train on a provider that has them")  # fmt: skip
+    if ask["memory_mib"] * nodes > memory_mib:
+        raise NoCapacity("local", operation, f"it asks for {ask['memory_mib'] * nodes} MiB{each} and this machine has {memory_mib}",
+                         "Lower resources.memory_mib, or train on a provider that has them")  # fmt: skip
+    wanted = ask["gpu_count"] * nodes
+    fit = [gpu for gpu in gpus if machine.suits(gpu, ask["gpu"])]
+    if wanted > len(fit):
+        kind = f" {ask['gpu']}" if ask["gpu"] else ""
+        there = ", ".join(gpu.name for gpu in gpus) or "none (nvidia-smi shows none)"
+        raise NoCapacity("local", operation, f"it asks for {wanted}{kind} GPUs{each} and this machine has {len(fit)}: {there}",
+                         "Set resources.gpus=0, or train on a provider that has them")  # fmt: skip
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,254 @@
+"""The processes of one attempt of a run: started, limited, watched, and ended with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ekiben.station import processes
+
+__all__ = ["JobLog", "Node", "Verdict", "folder_of", "start", "watch"]
+
+TICK_S = 0.1
+END_S = 10.0
+LOG_BYTES = 256 * 1024 * 1024
+LINE_BYTES = 64 * 1024
+REASON_CHARS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How an attempt ended: succeeded, failed or cancelled, and why."""
+
+    state: str
+    reason: str = ""
+
+
+class JobLog:
+    """A run's log: the lines of all nodes as they come. Past LOG_BYTES the rest is dropped, which its last line says."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._lock = threading.Lock()
+        self._full = False
+
+    def write(self, line: bytes) -> None:
+        """Add a line, which has no newline."""
+        with self._lock:
+            if self._full:
+                return
+            if self._file.tell() > LOG_BYTES:
+                self._full = True
+                line = b"ekiben: the log is full; the rest is dropped"
+            self._file.write(line + b"\n")
+
+    def note(self, text: str) -> None:
+        """Add a line of the supervisor's own."""
+        self.write(f"ekiben: {text}".encode(errors="replace"))
+
+
+class Node:
+    """One node's main process. `last_line` is what it printed last."""
+
+    def __init__(self, rank: int, process: subprocess.Popen[bytes], log: JobLog, prefix: bytes) -> None:
+        self.rank = rank
+        self.process = process
+        self.last_line = ""
+        self._pump = threading.Thread(target=self._copy, args=(process.stdout, log, prefix), daemon=True)
+        self._pump.start()
+
+    def _copy(self, stream: IO[bytes], log: JobLog, prefix: bytes) -> None:
+        while line := stream.readline(LINE_BYTES):
+            line = line.rstrip(b"\r\n")
+            log.write(prefix + line)
+            if line.strip():
+                self.last_line = line.decode(errors="replace").strip()
+
+    def drain(self) -> None:
+        """Wait until all that it printed is in the log."""
+        self._pump.join(END_S)
+
+
+def folder_of(run_dir: Path, rank: int, part: str) -> Path:
+    """The folder `part` (model, output) of a node: the run's own for rank 0, one aside for the others."""
+    return run_dir / part if rank == 0 else run_dir / "nodes" / str(rank) / part
+
+
+def start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog) -> list[Node]:
+    """Start all nodes of the run that `ask` describes."""
+    count = int(ask["nodes"])
+    port = _free_port()
+    nodes: list[Node] = []
+    try:
+        for rank in range(count):
+            nodes.append(_start(run_dir, code, ask, log, rank, port))
+    except BaseException:
+        for node in nodes:
+            processes.end(node.process.pid)
+        raise
+    return nodes
+
+
+def _start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog, rank: int, port: int) -> Node:
+    inputs = {f"EKIBEN_INPUT_{name.upper()}": str(run_dir / "inputs" / name) for name in ask["inputs"]}
+    folders = {"EKIBEN_MODEL_DIR": folder_of(run_dir, rank, "model"), "EKIBEN_OUTPUT_DIR": folder_of(run_dir, rank, "output"),
+               "EKIBEN_CHECKPOINT_DIR": run_dir / "checkpoints"}  # fmt: skip
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, math.floor(ask["vcpu"])))
+    env = {
+        "OMP_NUM_THREADS": threads,
+        **ask["env"],
+        **inputs,
+        **{name: str(folder) for name, folder in folders.items()},
+        "EKIBEN_RUN_ID": ask["id"],
+        "EKIBEN_TRAINING": ask["training"],
+        "EKIBEN_PARAMS": ask["params_json"],
+        "EKIBEN_NODE_RANK": str(rank),
+        "EKIBEN_NODE_COUNT": str(ask["nodes"]),
+        "EKIBEN_MASTER_ADDR": "127.0.0.1",
+        "EKIBEN_MASTER_PORT": str(port),
+        "EKIBEN_SPEC_URI": ask["spec_uri"],
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(ask["gpus"][rank]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [ask["env"].get("PYTHONPATH", ""), str(run_dir / "lib")])),
+    }
+    with _affinity(ask["cpus"][rank]):
+        process = subprocess.Popen(
+            [ask["python"], "-u", ask["entry"]], cwd=code, env=processes.child_env(env), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    processes.spare_the_host(process.pid)
+    return Node(rank, process, log, b"[%d] " % rank if ask["nodes"] > 1 else b"")
+
+
+def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], cancelled: Callable[[], bool]) -> Verdict:
+    """Wait for the nodes; end them all when one fails, goes over a limit, or the run is cancelled.
+
+    When this returns, no process of the run is left.
+    """
+    try:
+        verdict = _watch(nodes, ask, cancelled)
+        if verdict.state != "succeeded":
+            _terminate(nodes, float(ask["grace_s"]))
+    finally:
+        _end_all(nodes)
+    for node in nodes:
+        node.drain()
+    return _explained(verdict, nodes, run_dir) if verdict.state != "cancelled" else verdict
+
+
+def _watch(nodes: list[Node], ask: Mapping[str, Any], cancelled: Callable[[], bool]) -> Verdict:
+    deadline = time.monotonic() + float(ask["timeout_s"])
+    while True:
+        if cancelled():
+            return Verdict(state="cancelled", reason="cancelled")
+        if time.monotonic() > deadline:
+            return Verdict(state="failed", reason=f"it ran past its time limit of {ask['timeout_s']} s")
+        status = [node.process.poll() for node in nodes]
+        if any(code not in (None, 0) for code in status):
+            return Verdict(state="failed")
+        if all(code == 0 for code in status):
+            return Verdict(state="succeeded")
+        if over := _over_memory(nodes, int(ask["memory_mib"])):
+            return Verdict(state="failed", reason=over)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            next(node for node in nodes if node.process.returncode is None).process.wait(TICK_S)
+
+
+def _over_memory(nodes: list[Node], limit_mib: int) -> str:
+    claimed: set[int] = set()
+    for node in reversed(nodes):
+        # What has lost its parent hangs below this process: the first node answers for it.
+        pids = processes.descendants(node.process.pid)
+        if node.rank == 0:
+            pids |= processes.descendants(os.getpid()) - claimed - {os.getpid()}
+        claimed |= pids
+        held = processes.held_mib(pids, limit_mib)
+        if held > limit_mib:
+            who = f"node {node.rank}" if len(nodes) > 1 else "it"
+            for one in nodes:
+                processes.end(one.process.pid)
+            return f"{who} went over its memory limit of {limit_mib} MiB (it held {held:.0f} MiB)"
+    return ""
+
+
+def _terminate(nodes: list[Node], grace_s: float) -> None:
+    """SIGTERM to the main processes, and the time to write a checkpoint."""
+    for node in nodes:
+        if node.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(node.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    for node in nodes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _end_all(nodes: list[Node]) -> None:
+    """End whatever is left, also what a job's child has started behind its back."""
+    deadline = time.monotonic() + END_S
+    while time.monotonic() < deadline:
+        for node in nodes:
+            processes.end(node.process.pid)
+        left = processes.descendants(os.getpid()) - {os.getpid()}
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for node in nodes:
+            node.process.poll()
+        if not left:
+            return
+        time.sleep(0.02)
+
+
+def _explained(verdict: Verdict, nodes: list[Node], run_dir: Path) -> Verdict:
+    """The verdict with the job's own reason, where it gave one."""
+    ended = sorted(nodes, key=lambda node: (node.process.returncode in (0, -signal.SIGTERM, -signal.SIGKILL), node.rank))
+    for node in ended:
+        told = folder_of(run_dir, node.rank, "output") / "failure.txt"
+        if told.is_file() and (text := told.read_text(encoding="utf-8", errors="replace").strip()):
+            return Verdict(state="failed", reason=": ".join(filter(None, [verdict.reason, text]))[:REASON_CHARS])
+    if verdict.state == "succeeded" or verdict.reason:
+        return verdict
+    first = ended[0]
+    who = f"node {first.rank}" if len(nodes) > 1 else "it"
+    last = f": {first.last_line}" if first.last_line else ""
+    return Verdict(state="failed", reason=f"{who} {_ended(first.process.returncode)}{last}"[:REASON_CHARS])
+
+
+def _ended(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+    return f"was ended by {name}" + (", perhaps for lack of memory" if status == -signal.SIGKILL else "")
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _affinity(cpus: list[int]) -> Any:
+    """Children started inside run on these CPUs only, where the system has such a thing."""
+    if not cpus or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,136 @@
+"""From the station's side: a supervisor started once, found again after a crash, and what it has left behind taken away."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ekiben.packing.archive import remove
+from ekiben.station import machine, processes
+from ekiben.station.bundles import python_for, unpacked
+from ekiben.station.staging import write_json
+
+__all__ = ["Allotment", "alive", "allot", "clear", "launch", "live_metrics", "status", "tidy"]
+
+PROGRESS_BYTES = 8 << 20
+
+# Supervisors that this process has started, until they are reaped.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allotment:
+    """What a run is given: per node the CPUs it is pinned to, and its GPUs."""
+
+    cpus: list[list[int]]
+    gpus: list[list[str]]
+
+
+def allot(
+    ask: Mapping[str, Any], running: Sequence[Mapping[str, Any]], cpus: Sequence[int], memory_mib: int, gpus: Sequence[machine.Gpu]
+) -> Allotment | None:
+    """CPUs and GPUs for a run beside those that are running; None while there is no room."""
+    nodes = ask["nodes"]
+    used = sum(one["vcpu"] * one["nodes"] for one in running)
+    held = sum(one["memory_mib"] * one["nodes"] for one in running)
+    if running and (used + ask["vcpu"] * nodes > len(cpus) or held + ask["memory_mib"] * nodes > memory_mib):
+        return None
+    taken = {gpu for one in running for node in one["gpus"] for gpu in node}
+    free = [gpu.id for gpu in gpus if gpu.id not in taken and machine.suits(gpu, ask["gpu"])]
+    if ask["gpu_count"] * nodes > len(free):
+        return None
+    load = dict.fromkeys(cpus, 0)
+    for cpu in (cpu for one in running for node in one["cpus"] for cpu in node):
+        load[cpu] = load.get(cpu, 0) + 1
+    given = Allotment(cpus=[], gpus=[])
+    for rank in range(nodes):
+        mine = sorted(sorted(cpus, key=lambda cpu: load[cpu])[: max(1, math.ceil(ask["vcpu"]))])
+        for cpu in mine:
+            load[cpu] += 1
+        given.cpus.append(mine)
+        given.gpus.append(free[rank * ask["gpu_count"] : (rank + 1) * ask["gpu_count"]])
+    return given
+
+
+def launch(run_dir: Path, ask: Mapping[str, Any], state_dir: Path) -> None:
+    """Start the supervisor of this attempt, unless one is alive: its lock passes from this process to it, without a gap."""
+    code = unpacked(state_dir, ask)
+    python = python_for(code)
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        spec_uri = (run_dir / "run.json").as_uri()
+        write_json(run_dir / "run.json", {**ask, "code_dir": str(code), "python": str(python), "spec_uri": spec_uri})
+        with (run_dir / "supervisor.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "ekiben.station.runner", str(run_dir), str(lock)], pass_fds=[lock],
+                start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        _children.append(child)
+    finally:
+        os.close(lock)
+
+
+def alive(run_dir: Path) -> bool:
+    """Does a supervisor of this run live?"""
+    _children[:] = [child for child in _children if child.poll() is None]
+    try:
+        with (run_dir / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def status(run_dir: Path) -> dict[str, Any] | None:
+    """What the supervisor has last said of itself; None when nothing."""
+    try:
+        return dict(json.loads((run_dir / "status.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def clear(run_dir: Path) -> None:
+    """End the processes that a supervisor left which was killed."""
+    processes.kill_marked("EKIBEN_SPEC_URI", (run_dir / "run.json").as_uri())
+
+
+def tidy(run_dir: Path) -> None:
+    """Drop what is stored elsewhere by now; the log, the request and the status stay."""
+    for part in ("inputs", "code", "model", "output", "checkpoints", "nodes"):
+        remove(run_dir / part)
+    (run_dir / "lib" / "ekiben").unlink(missing_ok=True)
+
+
+def live_metrics(run_dir: Path) -> dict[str, float]:
+    """The last value of each metric that a running job has logged."""
+    found: dict[str, float] = {}
+    try:
+        with (run_dir / "output" / "progress.jsonl").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - PROGRESS_BYTES))
+            lines = file.read(PROGRESS_BYTES).splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        try:
+            point = json.loads(line)
+            value = float(point["value"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if math.isfinite(value):
+            found[str(point["name"])] = value
+    return found
