@@ -125,7 +125,7 @@ def release(
     used = runtime(stack)
     revision = releases.release(
         used, _version(used, ref, registry), endpoint=endpoint, registry=registry, who=options.user(who), why=why,
-        on_step=show.say,
+        on_step=_step,
     )  # fmt: skip
     if json:
         show.to_json(revision)
@@ -153,7 +153,7 @@ def rollback(
     from ekiben import release as releases
 
     revision = releases.rollback(
-        runtime(stack), endpoint=endpoint, registry=registry, who=options.user(who), why=why, on_step=show.say
+        runtime(stack), endpoint=endpoint, registry=registry, who=options.user(who), why=why, on_step=_step
     )
     if json:
         show.to_json(revision)
@@ -169,6 +169,10 @@ def _decide(ref: str, state: str, why: str, who: str, registry: str, json: bool,
         show.to_json(version)
     else:
         show.line(f"{version.id} is {version.state}.")
+
+
+def _step(step: str, detail: str) -> None:
+    show.say(f"{step}: {detail}")
 
 
 def _version(used: Runtime, ref: str, registry: str) -> str:

@@ -196,18 +196,17 @@ def _processes(folder: Path) -> Iterator[Item]:
             continue
         named = any(place in argument for argument in arguments for place in places)
         ours = any(argument.startswith("ekiben.") or "/ekiben/" in argument for argument in arguments)
-        marked = any(
-            _inside(value, places[0])
-            for key, value in env.items()
-            if key.startswith("EKIBEN_") and key != "EKIBEN_PLATFORM"
-        )
+        marked = any(_marks(key, value, *places) for key, value in env.items())
         if (named and ours) or marked:
             shown = " ".join(arguments)
             yield Item(kind="process", name=str(pid), where=shown if len(shown) <= 200 else shown[:197] + "...")
 
 
-def _inside(value: str, place: str) -> bool:
-    return value.removeprefix("file://") == place or value.removeprefix("file://").startswith(place + "/")
+def _marks(key: str, value: str, folder: str, sockets: str) -> bool:
+    """Does this variable say that the station gave the process its environment? EKIBEN_PLATFORM is the user's, too."""
+    path = value.removeprefix("file://") + "/"
+    ours = key.startswith("EKIBEN_") and key != "EKIBEN_PLATFORM"
+    return (ours and path.startswith(folder + "/")) or (key != "PWD" and path.startswith(sockets + "/"))
 
 
 def _all() -> Iterator[tuple[int, list[str], dict[str, str]]]:
