@@ -108,7 +108,7 @@ def _serve(target: Endpoint, version: ModelVersion, on_step: OnStep) -> Revision
         kept = _drop(target, version, on_step)
         raise ModelFailed(
             f"{target.part.provider}: cannot release {version.id} on {target.part.name!r}: {str(error).partition(TAIL)[0]}"
-            + (" It has traffic already, and keeps it." if kept else "The traffic is as it was; the candidate is gone."),
+            + (" It has traffic already, and keeps it." if kept else " The traffic is as it was; the candidate is gone."),
             log_uri=error.log_uri, tail=error.tail,
         ) from error  # fmt: skip
     on_step("shift", f"all traffic to {revision.id}")

@@ -1,0 +1,1 @@
+"""Small stand-ins at the HTTP edge, so that the real client code runs."""
