@@ -41,13 +41,13 @@ def test_a_file_put_there_twice_is_refused(frames: dict[str, pd.DataFrame], tmp_
     for name in ("a.pq", "b.pq"):
         frames["reference"].to_parquet(tmp_path / name)
     (line,) = refused(job_modules, tmp_path)
-    assert line.startswith("1,500 ids of people are in two files, such as 0, 1, 2")
+    assert line.startswith("1,500 ids of people are in two files, such as 0, 43, 86")
 
 
 def test_one_year_cannot_be_split(frames: dict[str, pd.DataFrame], tmp_path: Path, job_modules: Any) -> None:
     frames["reference"].to_parquet(tmp_path / "a.pq")
     assert refused(job_modules, tmp_path) == [
-        "The data has the year 2015 only: it takes two or more to learn from and to test on."
+        "The data has the year 2015 only: it takes two or more, to learn from and to test on."
     ]
 
 

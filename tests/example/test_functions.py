@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import ekiben as ek
 import pytest
-from ekiben.runtime import Object
 
+import ekiben as ek
+from ekiben.runtime import Object
 from tests.example.conftest import ROOT, load
 
 retrain, register, release = (

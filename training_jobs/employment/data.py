@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow.parquet
@@ -13,6 +14,7 @@ from columns import CHECKED, ID, INPUTS, KEYS, LABEL, TARGET, YEAR, Column
 
 READ = {**KEYS, **INPUTS, **CHECKED}
 SHOWN = 20
+FEWEST = 100
 
 
 class BadData(Exception):
@@ -55,13 +57,13 @@ def split(frame: pd.DataFrame) -> Split:
     """By year: the last to test on, the earlier ones to learn from. Raises BadData where there is one year only."""
     years = sorted(frame[YEAR].unique())
     if len(years) < 2:
-        raise BadData(f"The data has the year {years[0]} only: it takes two or more to learn from and to test on.")
-    earlier, last = frame[frame[YEAR] < years[-1]], frame[frame[YEAR] == years[-1]]
-    for part, name in ((earlier, "earlier years"), (last, f"year {years[-1]}")):
-        if part[TARGET].nunique() < 2 or len(part) < 100:
-            raise BadData(f"The {name} have {len(part)} rows: it takes 100 or more, with both answers among them.")
-    held_out = earlier[ID] % 5 == 0
-    return Split(earlier[~held_out], earlier[held_out], last)
+        raise BadData(f"The data has the year {years[0]} only: it takes two or more, to learn from and to test on.")
+    earlier, test = frame[frame[YEAR] < years[-1]], frame[frame[YEAR] == years[-1]]
+    parts = Split(earlier[np.arange(len(earlier)) % 5 != 0], earlier[::5], test)
+    for name, part in parts._asdict().items():
+        if part[TARGET].nunique() < 2 or len(part) < FEWEST:
+            raise BadData(f"There are {len(part)} rows to {name}: it takes {FEWEST} or more, with both answers among them.")
+    return parts
 
 
 def _load(path: Path) -> pd.DataFrame:
