@@ -27,7 +27,9 @@ GRACE_S = 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ekiben.station", description="Run the station of a state directory.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ekiben.station", description="Run the station of a state directory."
+    )
     parser.add_argument("--state-dir", required=True, type=Path)
     parser.add_argument("--project", required=True)
     parser.add_argument("--stack", required=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,11 @@ from ekiben.errors import NotFound, SpecError
 from ekiben.station import tokens
 from ekiben.station.buckets import Buckets, Objects, Platforms
 from ekiben.station.edge import AccessLog, body_of, guards
+from ekiben.station.endpoints import Endpoints
+from ekiben.station.events import Events
+from ekiben.station.functions import Functions
 from ekiben.station.noun import Context, Noun, Resource
+from ekiben.station.runs import Trainings
 from ekiben.station.store import Store
 
 __all__ = ["Resources", "application", "nouns"]
@@ -44,7 +47,9 @@ class Resources:
         return None if row is None else _resource(row)
 
     def of(self, kind: str) -> list[Resource]:
-        return [_resource(row) for row in self._store.all("select * from resources where kind = ? order by name", (kind,))]
+        return [
+            _resource(row) for row in self._store.all("select * from resources where kind = ? order by name", (kind,))
+        ]
 
     def all(self) -> list[Resource]:
         return [_resource(row) for row in self._store.all("select * from resources order by kind, name")]
@@ -64,16 +69,17 @@ class Resources:
 
     def moved(self, before: str, after: str) -> None:
         """The station answers at another URL than last time: the facts say so."""
-        self._store.run("update resources set facts = replace(facts, ?, ?)", (json.dumps(before)[1:-1], json.dumps(after)[1:-1]))
+        self._store.run(
+            "update resources set facts = replace(facts, ?, ?)", (json.dumps(before)[1:-1], json.dumps(after)[1:-1])
+        )
 
 
-def nouns(context: Context, events: Any) -> list[Noun]:
+def nouns(context: Context, events: Events) -> list[Noun]:
     """All kinds, in the order in which they start; they stop the other way round."""
-    found: list[Noun] = [Buckets(context), Objects(context), Platforms(context)]
-    for module, name, more in (("endpoints", "Endpoints", ()), ("runs", "Trainings", ()), ("functions", "Functions", (events,))):
-        if importlib.util.find_spec(f"ekiben.station.{module}"):
-            found.append(getattr(importlib.import_module(f"ekiben.station.{module}"), name)(context, *more))
-    return found
+    return [
+        Buckets(context), Objects(context), Platforms(context),
+        Endpoints(context), Trainings(context), Functions(context, events),
+    ]  # fmt: skip
 
 
 def application(
@@ -83,10 +89,10 @@ def application(
     store = Store(state_dir / "station.db")
     tokens.declare(store)
     resources = Resources(store)
-    events = importlib.import_module("ekiben.station.events").Events(store) if importlib.util.find_spec("ekiben.station.events") else None
+    events = Events(store)
     context = Context(
         state_dir=state_dir, url=url, project=project, stack=stack, store=store,
-        resource=resources.get, resources=resources.of, publish=events.publish if events else lambda event: None,
+        resource=resources.get, resources=resources.of, publish=events.publish,
     )  # fmt: skip
     by_kind = {noun.kind: noun for noun in nouns(context, events)}
     log = AccessLog(state_dir / "access.jsonl")
@@ -125,7 +131,9 @@ def _settle_url(store: Store, resources: Resources, url: str) -> None:
         row = store.one("select value from settings where key = 'url'")
         if row and row["value"] != url:
             resources.moved(row["value"], url)
-        store.run("insert into settings values ('url', ?) on conflict (key) do update set value = excluded.value", (url,))
+        store.run(
+            "insert into settings values ('url', ?) on conflict (key) do update set value = excluded.value", (url,)
+        )
 
 
 def _resource_routes(resources: Resources, by_kind: Mapping[str, Noun]) -> list[web.RouteDef]:
@@ -136,7 +144,9 @@ def _resource_routes(resources: Resources, by_kind: Mapping[str, Noun]) -> list[
         if kind not in by_kind:
             raise SpecError(f"There is no kind of resource {kind!r}; there are: {', '.join(by_kind)}.")
         if not NAME.fullmatch(name):
-            raise SpecError(f"The name {name!r} of a {kind} will not do: use up to 128 of A-Z, a-z, 0-9, dots and dashes.")
+            raise SpecError(
+                f"The name {name!r} of a {kind} will not do: use up to 128 of A-Z, a-z, 0-9, dots and dashes."
+            )
         return by_kind[kind], name
 
     async def put(request: web.Request) -> web.Response:

@@ -72,7 +72,9 @@ class Objects(Files):
         _known(resource, {"bucket": str, "key": str, "source_path": str, "sha256": str})
         path = self._path(resource)
         if not _folder(self.context, resource.spec["bucket"]).is_dir():
-            raise NotFound("local", f"write the object {resource.spec['key']!r}", f"there is no bucket {resource.spec['bucket']!r}")
+            raise NotFound(
+                "local", f"write the object {resource.spec['key']!r}", f"there is no bucket {resource.spec['bucket']!r}"
+            )
         await asyncio.to_thread(_copy, Path(resource.spec["source_path"]), path, resource.spec["sha256"])
         if before is not None and self._path(before) != path:
             self._path(before).unlink(missing_ok=True)
@@ -87,7 +89,13 @@ class Objects(Files):
     def _path(self, resource: Resource) -> Path:
         bucket, key = str(resource.spec["bucket"]), str(resource.spec["key"])
         parts = PurePosixPath(key).parts
-        if not BUCKET.fullmatch(bucket) or not parts or key.startswith("/") or {"..", "."} & set(key.split("/")) or "\0" in key:
+        if (
+            not BUCKET.fullmatch(bucket)
+            or not parts
+            or key.startswith("/")
+            or {"..", "."} & set(key.split("/"))
+            or "\0" in key
+        ):
             raise SpecError(f"The key {key!r} in the bucket {bucket!r} does not stay inside the bucket.")
         return _folder(self.context, bucket).joinpath(*parts)
 
@@ -142,7 +150,10 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
         found = _digest(fresh)
         if found != sha256:
             raise IntegrityError(
-                "local", f"copy {source}", f"its sha256 is {found[:12]}..., not {sha256[:12]}...", "Run `ekiben up` again"
+                "local",
+                f"copy {source}",
+                f"its sha256 is {found[:12]}..., not {sha256[:12]}...",
+                "Run `ekiben up` again",
             )
         fresh.replace(target)
     except FileNotFoundError as error:

@@ -152,5 +152,8 @@ class Client:
 
     def _absent(self) -> ProviderError:
         return Unavailable(
-            "local", "call the station", f"the station of {self.state_dir} does not run", "Start it with `ekiben station`"
+            "local",
+            "call the station",
+            f"the station of {self.state_dir} does not run",
+            "Start it with `ekiben station`",
         )

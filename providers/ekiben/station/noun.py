@@ -46,7 +46,7 @@ class Context:
     store: Store
     resource: Callable[[str, str], Resource | None]
     resources: Callable[[str], Sequence[Resource]]
-    publish: Callable[[Event], None]
+    publish: Callable[[Event], object]
 
 
 class Noun(Protocol):

@@ -1,0 +1,173 @@
+"""The parent of workers: it imports what bentos need, once, and forks a worker for each command. One per locked environment.
+
+Run by path: `python -P parent.py`. It imports and does nothing else: a child that is forked after OpenMP or ONNX Runtime code has
+run in the parent hangs. Commands come as JSON lines on stdin, answers go as JSON lines to stdout:
+
+    {"op": "import", "modules": [...]}
+    {"op": "start", "id": ..., "modules": [...], "socket": path, "log": path, ...}   ->  {"id": ..., "pid": ...}
+    {"op": "kill", "id": ..., "signal": 15}
+                                                                                     ->  {"id": ..., "exited": status}
+
+A worker's socket listens before its "pid" is told, so who connects then waits until the worker answers, or sees it die.
+When stdin ends the workers are killed; when the parent is killed they notice, by a pipe that only it holds open, and end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+# What every worker needs before its service is imported: BentoML's server, and what BentoML and uvicorn import late.
+SERVER_MODULES = (
+    "bentoml",
+    "_bentoml_impl.client",
+    "_bentoml_impl.serde",
+    "_bentoml_impl.server.app",
+    "anyio._backends._asyncio",
+    "bentoml._internal.configuration.v2",
+    "bentoml._internal.log",
+    "bentoml._internal.runner.container",
+    "bentoml._internal.server.http.instruments",
+    "bentoml._internal.server.http.traffic",
+    "bentoml._internal.server.metrics.prometheus",
+    "opentelemetry.instrumentation.asgi",
+    "opentelemetry.sdk.resources",
+    "opentelemetry.sdk.trace",
+    "opentelemetry.sdk.trace.export",
+    "prometheus_client.multiprocess",
+    "prometheus_client.parser",
+    "pydantic._internal._dataclasses",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
+    "yaml",
+)
+BACKLOG = 1024
+
+
+class Parent:
+    def __init__(self) -> None:
+        self.pids: dict[int, str] = {}
+        self.lifeline, self._held_open = os.pipe()
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGCHLD, lambda number, frame: self.reap())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        rest = b""
+        while chunk := os.read(0, 65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self.obey(json.loads(line))
+        for pid in list(self.pids):
+            os.killpg(pid, signal.SIGKILL)
+
+    def obey(self, command: dict[str, Any]) -> None:
+        if command["op"] == "kill":
+            for pid, name in list(self.pids.items()):
+                if name == command["id"]:
+                    os.killpg(pid, command["signal"])
+            return
+        load(command["modules"])
+        if command["op"] == "start":
+            self.start(command)
+
+    def start(self, command: dict[str, Any]) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(command["socket"])
+        listener.listen(BACKLOG)
+        gc.collect()
+        gc.freeze()
+        # A child that dies at once must not be told dead before it was told alive.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        pid = os.fork()
+        if pid == 0:
+            self.become_worker(command, listener)
+        listener.close()
+        with contextlib.suppress(OSError):  # the child may have done it
+            os.setpgid(pid, pid)
+        self.pids[pid] = command["id"]
+        tell({"id": command["id"], "pid": pid})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def become_worker(self, command: dict[str, Any], listener: socket.socket) -> NoReturn:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            nothing = os.open(os.devnull, os.O_RDWR)
+            log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            for source, target in ((nothing, 0), (log, 1), (log, 2)):
+                os.dup2(source, target)
+            os.close(self._held_open)
+            threading.Thread(target=self.die_with_parent, daemon=True).start()
+            worker = beside("worker")
+            worker.serve(command, listener)
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 1
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def die_with_parent(self) -> None:
+        os.read(self.lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    def reap(self) -> None:
+        while self.pids:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self.pids:
+                tell({"id": self.pids.pop(pid), "exited": os.waitstatus_to_exitcode(status)})
+
+
+def load(modules: list[str]) -> None:
+    """Import; what cannot be imported is the worker's to report, where the service's author sees it."""
+    for module in modules:
+        if module not in sys.modules:
+            try:
+                importlib.import_module(module)
+            except BaseException as error:
+                print(f"parent: {module} cannot be imported: {error}", file=sys.stderr, flush=True)
+
+
+def beside(name: str) -> Any:
+    """The module `name` in this folder, without putting the folder on the path of what it runs."""
+    spec = importlib.util.spec_from_file_location(f"_ekiben_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tell(answer: dict[str, Any]) -> None:
+    os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    if "--bare" not in sys.argv:
+        load(list(SERVER_MODULES))
+    Parent().serve()

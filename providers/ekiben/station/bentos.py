@@ -1,0 +1,96 @@
+"""Bentos on this machine: fetched by URI, verified, unpacked read-only at bentos/<digest>, with the environment they ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ekiben import packing
+from ekiben.errors import IntegrityError, ModelFailed, NotFound
+from ekiben.station import environments
+from ekiben.station.bundles import path_of
+
+__all__ = ["Bentos", "Plan"]
+
+log = logging.getLogger("ekiben.station")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run a bento: its folder, its Python, and what a parent imports for it."""
+
+    bento: Path
+    python: Path
+    modules: list[str]
+
+
+class Bentos:
+    """Each is checked once in the station's life, and fetched again when its files are not right."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "bentos"
+        self._plans: dict[str, asyncio.Task[Plan]] = {}
+
+    async def plan(self, digest: str, uri: str) -> Plan:
+        """Raises IntegrityError, NotFound, ModelFailed; the next call tries again then."""
+        task = self._plans.get(digest)
+        if task is None:
+            task = self._plans[digest] = asyncio.create_task(
+                asyncio.to_thread(_prepare, uri, digest, self._folder / digest)
+            )
+        try:
+            return await asyncio.shield(task)
+        except Exception:
+            if self._plans.get(digest) is task:
+                del self._plans[digest]
+            raise
+
+    def pythons(self, digests: set[str]) -> set[Path]:
+        """The interpreters of these bentos, as far as they are known."""
+        plans = [self._plans[digest] for digest in digests if digest in self._plans]
+        return {task.result().python for task in plans if task.done() and not task.cancelled() and not task.exception()}
+
+    async def keep(self, digests: set[str]) -> None:
+        """Remove all others."""
+        for path in list(self._folder.iterdir()) if self._folder.is_dir() else []:
+            if path.name not in digests and not path.name.startswith("."):
+                self._plans.pop(path.name, None)
+                await asyncio.to_thread(packing.remove, path)
+
+
+def _prepare(uri: str, digest: str, folder: Path) -> Plan:
+    if folder.is_dir():
+        try:
+            packing.verify(folder, digest)
+        except IntegrityError as error:
+            log.warning("the bento is fetched again: %s", error)
+            packing.remove(folder)
+    if not folder.is_dir():
+        with _fetched(uri) as tar:
+            packing.unpack(tar, digest, folder)
+    if not (folder / "bento.yaml").is_file():
+        raise ModelFailed(f"local: cannot serve {uri}: the archive is no bento (it has no bento.yaml). Pack it again.")
+    python = environments.interpreter(environments.lock_of(folder))
+    return Plan(folder, python, environments.modules(folder / "src"))
+
+
+@contextmanager
+def _fetched(uri: str) -> Iterator[Path]:
+    if uri.startswith("file:"):
+        path = path_of(uri)
+        if not path.is_file():
+            raise NotFound("local", f"fetch the bento {uri}", "there is no such file", "Register the version again")
+        yield path
+        return
+    from ekiben.storage import open_storage
+
+    parent, _, key = uri.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="ekiben-") as folder:
+        path = Path(folder) / "bento.tar"
+        open_storage(parent).download(key, path)
+        yield path

@@ -1,0 +1,138 @@
+"""The Python environment that a bento's locked requirements ask for.
+
+The interpreter that runs the station is used when it has every pin; else an environment is made, once, in the user's cache.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import platformdirs
+from packaging.requirements import InvalidRequirement, Requirement
+
+from ekiben.errors import MissingDependency, ModelFailed, SpecError
+
+__all__ = ["interpreter", "lock_of", "modules", "requirements", "unmet"]
+
+INSTALL_S = 1800.0
+TAIL_LINES = 20
+
+
+def lock_of(bento: Path) -> Path:
+    """The locked requirements of a bento; the file may be absent."""
+    folder = bento / "env" / "python"
+    locked = folder / "requirements.lock.txt"
+    return locked if locked.is_file() else folder / "requirements.txt"
+
+
+def interpreter(lock: Path, *, cache: Path | None = None) -> Path:
+    """A Python that has what `lock` pins; makes the environment where there is none (this may take minutes).
+
+    Raises ModelFailed, with what the installer said, when the pins cannot be installed; MissingDependency without `uv`.
+    """
+    text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    if not unmet(requirements(text)):
+        return Path(sys.executable)
+    version = ".".join(map(str, sys.version_info[:3]))
+    name = hashlib.sha256(f"{version}\n{text}".encode()).hexdigest()[:32]
+    home = (cache or Path(platformdirs.user_cache_dir("ekiben"))) / "environments"
+    python = home / name / "bin" / "python"
+    if not python.exists():
+        _make(home, name, lock)
+    return python
+
+
+def requirements(text: str) -> list[Requirement]:
+    """The requirements in a pip file, without its options and hashes. Raises SpecError for a line that is none."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        line = line.split(" #")[0].split("--hash")[0].strip()
+        if not line or line.startswith(("#", "-")):
+            continue
+        try:
+            found.append(Requirement(line))
+        except InvalidRequirement as error:
+            raise SpecError(f"The requirements of the bento have the line {line!r}: {error}.") from error
+    return found
+
+
+def unmet(wanted: list[Requirement]) -> list[str]:
+    """Those that this interpreter does not have, markers considered."""
+    missing = []
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        try:
+            have = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(str(requirement))
+            continue
+        if requirement.url or not requirement.specifier.contains(have, prereleases=True):
+            missing.append(str(requirement))
+    return missing
+
+
+def modules(source: Path) -> list[str]:
+    """The third-party modules that the Python files in `source` import, submodules by their full names."""
+    local = {path.stem for path in source.iterdir()} if source.is_dir() else set()
+    found: set[str] = set()
+    for path in sorted(source.rglob("*.py")):
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # the worker shows it, with its traceback
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module)
+    return sorted(
+        name for name in found if (top := name.partition(".")[0]) not in sys.stdlib_module_names and top not in local
+    )
+
+
+def _make(home: Path, name: str, lock: Path) -> None:
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv is None:
+        raise MissingDependency("uv", "serve")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = home / f".{name}.{secrets.token_hex(4)}"
+    env = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    try:
+        for command in (
+            [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(fresh)],
+            [uv, "pip", "sync", "--quiet", "--python", str(fresh / "bin" / "python"), str(lock)],
+        ):
+            try:
+                done = subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    timeout=INSTALL_S,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise ModelFailed(f"local: cannot install {lock}: it took longer than {INSTALL_S:g} s.") from error
+            if done.returncode:
+                raise ModelFailed(
+                    f"local: cannot install the requirements of the bento: `uv {command[1]}` failed. "
+                    "Check that each is pinned (name==version) and that the package index can be reached.",
+                    tail="\n".join(done.stderr.splitlines()[-TAIL_LINES:]),
+                )
+        try:
+            fresh.rename(home / name)
+        except OSError:
+            if not (home / name).exists():  # else another deployment was quicker
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

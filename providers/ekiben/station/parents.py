@@ -1,0 +1,185 @@
+"""The parents of workers, from the station's side: `serving/parent.py` processes and the commands that they take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import shutil
+import stat
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ekiben.errors import AccessDenied, Unavailable
+from ekiben.station.launch import environment
+
+__all__ = ["Child", "Parent", "Parents", "scratch"]
+
+SCRIPT = Path(__file__).parents[1] / "serving" / "parent.py"
+CLOSE_S = 5.0
+log = logging.getLogger("ekiben.station")
+
+
+@dataclass
+class Child:
+    """A forked worker. `exited` is done, with its exit status (negative: the signal), when it is gone."""
+
+    id: str
+    pid: int
+    exited: asyncio.Future[int]
+
+
+class Parent:
+    """One parent process, started on first use and again after it has died."""
+
+    def __init__(self, python: Path, env: dict[str, str], log_path: Path, *, bare: bool) -> None:
+        self._command = [str(python), "-P", str(SCRIPT), *(["--bare"] if bare else [])]
+        self._env = env
+        self._log_path = log_path
+        self._process: Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self._forking: dict[str, asyncio.Future[int]] = {}
+        self._children: dict[str, Child] = {}
+
+    async def preload(self, modules: list[str]) -> None:
+        """Have it import `modules`; returns at once."""
+        await self._say({"op": "import", "modules": modules})
+
+    async def fork(self, command: dict[str, Any]) -> Child:
+        """Fork a worker (see serving/worker.py); returns when its socket listens. Raises Unavailable when the parent dies."""
+        loop = asyncio.get_running_loop()
+        name = command["id"]
+        pid = self._forking[name] = loop.create_future()
+        child = self._children[name] = Child(name, 0, loop.create_future())
+        try:
+            await self._say({"op": "start", **command})
+            child.pid = await pid
+            return child
+        except BaseException:
+            self.kill(name, 9)
+            raise
+        finally:
+            self._forking.pop(name, None)
+
+    def kill(self, name: str, number: int) -> None:
+        """Signal a worker's process group; silent when it is gone."""
+        process = self._process
+        if name in self._children and process is not None and process.stdin is not None and process.returncode is None:
+            process.stdin.write(json.dumps({"op": "kill", "id": name, "signal": number}).encode() + b"\n")
+
+    async def close(self) -> None:
+        """End it, and with it its workers."""
+        process, reader = self._process, self._reader
+        if process is None or process.stdin is None or reader is None:
+            return
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), CLOSE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        await reader
+
+    async def _say(self, command: dict[str, Any]) -> None:
+        async with self._lock:
+            if self._process is None or self._process.returncode is not None:
+                if self._reader is not None:
+                    await self._reader
+                with self._log_path.open("ab") as file:
+                    self._process = await asyncio.create_subprocess_exec(
+                        *self._command,
+                        stdin=PIPE,
+                        stdout=PIPE,
+                        stderr=file,
+                        env=self._env,
+                        start_new_session=True,
+                        cwd="/",
+                    )
+                self._reader = asyncio.create_task(self._read(self._process))
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+
+    async def _read(self, process: Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            answer = json.loads(line)
+            if "pid" in answer and (forking := self._forking.get(answer["id"])):
+                if not forking.done():
+                    forking.set_result(answer["pid"])
+            elif "exited" in answer and (child := self._children.pop(answer["id"], None)) and not child.exited.done():
+                child.exited.set_result(answer["exited"])
+        await process.wait()
+        for forking in self._forking.values():
+            if not forking.done():
+                forking.set_exception(
+                    Unavailable(
+                        "local",
+                        "start a worker",
+                        "its parent process ended",
+                        f"Look at {self._log_path}, and try again",
+                    )
+                )
+        for name in list(self._children):
+            child = self._children.pop(name)
+            if not child.exited.done():
+                child.exited.set_result(-9)
+
+
+class Parents:
+    """One parent for each environment and number of threads. `scratch` is a private folder for sockets and metrics."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.scratch = scratch(state_dir)
+        self._log_path = state_dir / "logs" / "parents.log"
+        self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._parents: dict[tuple[Path, int, bool], Parent] = {}
+
+    def of(self, python: Path, vcpu: float, *, bare: bool = False) -> Parent:
+        """The parent for `python`; a `bare` one imports nothing, so its workers are as good as fresh processes."""
+        threads = max(1, math.floor(vcpu))
+        key = (python, threads, bare)
+        if key not in self._parents:
+            self._parents[key] = Parent(python, self._env(threads), self._log_path, bare=bare)
+        return self._parents[key]
+
+    async def keep(self, pythons: set[Path]) -> None:
+        """End the parents of all others."""
+        for key in [key for key in self._parents if key[0] not in pythons]:
+            await self._parents.pop(key).close()
+
+    async def close(self) -> None:
+        await self.keep(set())
+        await asyncio.to_thread(shutil.rmtree, self.scratch, True)
+
+    def _env(self, threads: int) -> dict[str, str]:
+        metrics = self.scratch / "parent"
+        metrics.mkdir(exist_ok=True)
+        numbers = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        env = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+        return {
+            **env, **numbers,
+            "BENTOML_HOME": str(self.scratch / "bentoml"), "BENTO_DO_NOT_TRACK": "true",
+            # prometheus_client decides when it is imported whether it counts per process.
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics), "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+
+
+def scratch(state_dir: Path) -> Path:
+    """An empty folder of this station's own with a path short enough for unix sockets. Only the holder of the lock calls it."""
+    name = f"ekiben-{os.getuid()}-{sha256(str(state_dir).encode()).hexdigest()[:8]}"
+    folder = Path(tempfile.gettempdir()) / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise AccessDenied(
+            "local", f"use {folder}", "somebody else made it", "Remove it, or set TMPDIR to a folder of your own"
+        )
+    return folder
