@@ -1,0 +1,124 @@
+"""The stack verbs: up, preview, refresh, destroy, and env for those who prefer plain pulumi."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ekiben.cli import options, show
+
+if TYPE_CHECKING:
+    from ekiben.engine.stacks import Result
+
+__all__ = ["register"]
+
+Stack = Annotated[
+    str, typer.Option("--stack", help="The stack; else EKIBEN_STACK, the only Pulumi.<stack>.yaml, or local.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    for verb in (up, preview, refresh, destroy, env):
+        app.command()(verb)
+
+
+def up(
+    stack: Stack = "",
+    json: options.Json = False,
+    mend: Annotated[bool, typer.Option("--refresh", help="First look what is really there, by `refresh`.")] = False,
+) -> None:
+    """Make what the program says; as `pulumi up` does.
+
+    \b
+    Examples:
+      ekiben up
+      ekiben up --stack staging --refresh
+    """
+    _run("up", stack, json, refresh=mend)
+
+
+def preview(stack: Stack = "", json: options.Json = False) -> None:
+    """Show what `up` would do; nothing is changed and nothing is started.
+
+    \b
+    Examples:
+      ekiben preview
+      ekiben preview --json | jq .changes
+    """
+    _run("preview", stack, json)
+
+
+def refresh(stack: Stack = "", json: options.Json = False) -> None:
+    """Find what was changed or deleted by hand; `up` mends it afterwards.
+
+    \b
+    Examples:
+      ekiben refresh && ekiben up
+    """
+    _run("refresh", stack, json)
+
+
+def destroy(
+    stack: Stack = "",
+    json: options.Json = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete all that the stack has, its data too, but the storages that say `retain`.
+
+    \b
+    Examples:
+      ekiben destroy --yes && ekiben inventory
+    """
+    from ekiben.engine.environment import find_root
+    from ekiben.engine.stacks import choose
+
+    if not yes:
+        name = choose(find_root(), stack)
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("there is nobody to ask here: say --yes to delete the stack's resources and data")
+        if not typer.confirm(f"Delete everything of the stack {name!r}, its data too?", err=True):
+            raise typer.Exit(130)
+    _run("destroy", stack, json)
+
+
+def env(json: options.Json = False) -> None:
+    """Print the environment in which plain `pulumi` works on this project.
+
+    \b
+    Examples:
+      eval "$(ekiben env)"; pulumi up --stack local
+    """
+    from ekiben.engine.environment import environment, exports, find_root
+
+    values = environment(find_root())
+    if json:
+        show.to_json(values)
+    else:
+        show.line(exports(values).rstrip())
+
+
+def _run(verb: str, stack: str, json: bool, **more: Any) -> None:
+    from ekiben.engine import stacks
+    from ekiben.engine.environment import find_root
+
+    begun = time.monotonic()
+    root = find_root()
+    run: Callable[..., Result] = getattr(stacks, verb)
+    result = run(root, stacks.choose(root, stack), **more)
+    if json:
+        show.to_json(result.to_dict())
+        return
+    counts = ", ".join(f"{number} {operation}" for operation, number in sorted(result.changes.items()))
+    show.say(f"{verb} of {result.stack}: {counts or 'no changes'}, {time.monotonic() - begun:.1f} s")
+    for part in _urls(result.outputs):
+        show.line(part)
+
+
+def _urls(outputs: dict[str, Any]) -> list[str]:
+    """The addresses among the parts of the platform, one a line."""
+    parts = outputs.get("platform", {}).get("parts", {})
+    return [f"{name}: {part['facts']['url']}" for name, part in sorted(parts.items()) if part["facts"].get("url")]
