@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from ekiben.errors import EkibenError
+from ekiben.errors import EkibenError, NotFound
 from ekiben.folder import Folder
 from ekiben.records import Event, now
 from ekiben.runtime import Object
@@ -32,6 +33,8 @@ DDL = """
 create table if not exists schedules (
   function text not null, cron text not null, zone text not null, last_due text not null, primary key (function, cron, zone));
 """
+
+logger = logging.getLogger(__name__)
 
 # cronsim takes the first of an hour that comes twice; a start this far back finds all that is due in the second one.
 FOLD = timedelta(hours=3)
@@ -127,6 +130,7 @@ class NewFiles:
         self._bucket = bucket
         self._clock = clock
         self._seen: dict[tuple[str, str], _Seen] = {}
+        self._told: set[str] = set()
 
     def scan(self, triggers: Iterable[Mapping[str, Any]]) -> list[Event]:
         """Look once, and publish what has become whole. A bucket that is not there has no files."""
@@ -136,7 +140,7 @@ class NewFiles:
         for trigger in triggers:
             by_storage.setdefault(trigger["storage"], []).append(trigger)
         for storage, own in sorted(by_storage.items()):
-            for object in _objects(self._bucket(storage), {trigger["prefix"] for trigger in own}):
+            for object in self._objects(storage, {trigger["prefix"] for trigger in own}):
                 settles = [
                     float(trigger["settle_s"])
                     for trigger in own
@@ -148,6 +152,21 @@ class NewFiles:
         for gone in self._seen.keys() - watched.keys():
             del self._seen[gone]
         return self._settled(found, watched)
+
+    def _objects(self, storage: str, prefixes: set[str]) -> list[Object]:
+        """The files below the prefixes, each once."""
+        roots = {prefix for prefix in prefixes if not any(prefix != other and prefix.startswith(other) for other in prefixes)}
+        found: dict[str, Object] = {}
+        for prefix in roots:
+            try:
+                found.update((object.key, object) for object in Folder(self._bucket(storage), "local").list(prefix))
+            except NotFound:
+                continue
+            except EkibenError as error:
+                if str(error) not in self._told:
+                    self._told.add(str(error))
+                    logger.warning("not all new data in %s is seen: %s", storage, error)
+        return [found[key] for key in sorted(found)]
 
     def _settled(self, found: list[tuple[str, Object]], watched: Mapping[tuple[str, str], float]) -> list[Event]:
         at = self._clock()
@@ -164,18 +183,6 @@ class NewFiles:
         for storage, object in fresh:
             self._seen[storage, object.key].published = True
         return published
-
-
-def _objects(folder: Path, prefixes: set[str]) -> list[Object]:
-    """The files below the prefixes, each once."""
-    roots = {prefix for prefix in prefixes if not any(prefix != other and prefix.startswith(other) for other in prefixes)}
-    found: dict[str, Object] = {}
-    for prefix in roots:
-        try:
-            found.update((object.key, object) for object in Folder(folder, "local").list(prefix))
-        except (EkibenError, OSError):
-            continue
-    return [found[key] for key in sorted(found)]
 
 
 def _landed(storage: str, object: Object, folder: Path) -> Event:
