@@ -134,9 +134,9 @@ class Folder:
         """The objects whose key starts with `prefix`, in no order."""
         if not self.root.is_dir():
             raise self._no_root(f"list {prefix!r}")
-        folder = prefix.rpartition("/")[0]
+        at = prefix[: prefix.rfind("/") + 1]
         with self._translated(f"list {prefix!r}"), contextlib.suppress(NotADirectoryError):
-            yield from self._walk(self._path(folder) if folder else self.root, folder + "/" if folder else "", prefix)
+            yield from self._walk(self._path(f"{at}any").parent, at, prefix)
 
     def _walk(self, folder: Path, at: str, prefix: str) -> Iterator[Object]:
         try:

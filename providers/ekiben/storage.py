@@ -41,6 +41,12 @@ from ekiben.runtime import Object
 __all__ = ["Storage", "open_storage"]
 
 SCHEMES = ("file", "memory", "s3", "gs", "az")
+# Where a user names another server, which may have no TLS (MinIO, an emulator).
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 CONNECT_TIMEOUT_S = 5
 # Between two reads of an answer. A whole transfer may take longer: an hour, for the largest models on the slowest lines.
 READ_TIMEOUT_S = 60
@@ -157,25 +163,29 @@ class _Bucket:
 
     def head(self, key: str) -> Object:
         with self._translated(f"read {key!r}"):
-            return _object(self._obstore.head(self._store, key), self.uri)
+            return _object(self._obstore.head(self._store, key))
 
     def put(self, key: str, data: bytes | Path, *, absent: bool = False, etag: str = "") -> Object:
         operation = f"create {key!r}" if absent else f"update {key!r}" if etag else f"write {key!r}"
-        mode: Any = "create" if absent else "overwrite"
-        if etag:
-            tag, _, version = etag.partition("@")
-            mode = {"e_tag": tag, "version": version} if version else {"e_tag": tag}
-            if self.uri.startswith("gs:") and not version:
-                found = self.head(key)
-                mode = {"e_tag": tag, "version": found.etag.partition("@")[2]}
-                if found.etag.partition("@")[0] != tag:
-                    raise PreconditionFailed(
-                        self.provider, operation, "it has changed since it was read", "Read it again"
-                    )
-        with self._translated(operation):
-            done = self._obstore.put(self._store, key, data, mode=mode, chunk_size=CHUNK_BYTES)
+        try:
+            with self._translated(operation):
+                mode = self._match(key, etag) if etag else "create" if absent else "overwrite"
+                done = self._obstore.put(self._store, key, data, mode=mode, chunk_size=CHUNK_BYTES)
+        except NotFound as error:
+            if not etag:
+                raise
+            raise PreconditionFailed(self.provider, operation, "it is gone", "Read it again") from error
         size = data.stat().st_size if isinstance(data, Path) else len(data)
-        return Object(key, size, _etag(done, self.uri), now())
+        return Object(key, size, done["e_tag"] or "", now())
+
+    def _match(self, key: str, etag: str) -> dict[str, str]:
+        """How obstore is told which object to update. GCS goes by the generation, which lists do not tell."""
+        if not self.uri.startswith("gs:"):
+            return {"e_tag": etag}
+        there = self._obstore.head(self._store, key)
+        if there["e_tag"] != etag:
+            raise self._obstore.exceptions.PreconditionError("it has another etag")
+        return {"e_tag": etag, "version": there["version"]}
 
     def copy(self, source: str, target: str) -> None:
         with self._translated(f"copy {source!r} to {target!r}"):
@@ -192,7 +202,7 @@ class _Bucket:
             for page in self._obstore.list(self._store, folder or None, chunk_size=1000):
                 for meta in page:
                     if meta["path"].startswith(prefix) and not hidden(meta["path"]):
-                        yield _object(meta, self.uri)
+                        yield _object(meta)
 
     @cached_property
     def _obstore(self) -> Any:
@@ -207,14 +217,13 @@ class _Bucket:
         if self.uri.startswith("memory:"):
             with _memory_lock:
                 return _memory.setdefault(self.uri, MemoryStore())
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = next(filter(None, map(os.environ.get, ENDPOINTS[self.uri.partition(":")[0]])), "")
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
             "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
             "timeout": timedelta(seconds=TRANSFER_TIMEOUT_S),
+            "allow_http": endpoint.startswith("http://"),
         }
-        if self.uri.startswith("s3:") and endpoint.startswith("http://"):
-            options["allow_http"] = True
         retries = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
         make: Any = from_url
         with self._translated(f"open {self.uri}"):
@@ -256,6 +265,10 @@ def _generic(text: str) -> tuple[type[ProviderError], str, str]:
     status = re.search(r"status code: (\d+)", text)
     if status is None and "HTTP error" in text:
         return Unavailable, "the store does not answer", "Check the endpoint and the network, then repeat"
+    if status and status[1] in ("401", "403"):
+        return _ERRORS["PermissionDeniedError"]
+    if status and status[1] == "404":
+        return _ERRORS["FileNotFoundError"]
     if status and (status[1].startswith("5") or status[1] in ("408", "429")):
         return Unavailable, "the store is overloaded or fails", "Repeat later"
     return ProviderError, "", ""
@@ -271,15 +284,9 @@ def _detail(text: str, why: str) -> str:
     return f"{why} ({detail})" if why and detail else why or detail
 
 
-def _etag(meta: Any, uri: str) -> str:
-    # On GCS the generation is what an update is matched against.
-    version = meta.get("version") if uri.startswith("gs:") else None
-    return f"{meta['e_tag'] or ''}@{version}" if version else str(meta["e_tag"] or "")
-
-
-def _object(meta: Any, uri: str) -> Object:
+def _object(meta: Any) -> Object:
     modified = meta["last_modified"].astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return Object(meta["path"], meta["size"], _etag(meta, uri), modified)
+    return Object(meta["path"], meta["size"], meta["e_tag"] or "", modified)
 
 
 def _payload(data: bytes | Path) -> bytes | Path:
