@@ -307,7 +307,7 @@ def check_support(name: str, spec: Spec, support: Support, others: tuple[Support
         if feature not in support:
             able = [other.provider for other in others if feature in other]
             hint = f" Available on: {', '.join(able)}." if able else ""
-            problems.append(f"{field}: {support.provider} has no {feature.value}: {support.reason(feature)}.{hint}")
+            problems.append(f"{field}: {support.provider} lacks {feature.value}: {support.reason(feature)}.{hint}")
     for field, value, limit, unit in _limits(spec, support):
         if limit and value > limit:
             problems.append(f"{field}={value:g}: {support.provider} allows {limit:g} {unit} at most.")
