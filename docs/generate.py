@@ -106,7 +106,7 @@ def specs() -> str:
         ]
         for key, field in model.model_fields.items():
             default = "required" if field.is_required() else f"`{_default(field.default)}`"
-            lines.append(f"| `{key}` | {default} | {(field.description or '').replace('|', chr(92) + '|')} |")
+            lines.append(f"| `{key}` | {default} | {_cell(field.description or '')} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -127,7 +127,7 @@ def cli() -> str:
     from ekiben.cli import SECTIONS, app
 
     root = typer.main.get_command(app)
-    context = type(root).context_class(root, info_name="ekiben")
+    context = type(root).context_class(root, info_name="ekiben", **root.context_settings)
     parts = [
         "# The command line",
         "",
@@ -159,7 +159,14 @@ def cli() -> str:
 
 
 def _default(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str | int | float | bool | dict) else str(value) or "()"
+    if hasattr(value, "model_dump"):
+        given = ", ".join(f"{key}={item!r}" for key, item in value.model_dump(exclude_defaults=True).items())
+        return f"{type(value).__name__}({given})"
+    return json.dumps(value) if isinstance(value, str | int | float | bool | dict) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "\\<")
 
 
 SPECS = (

@@ -59,7 +59,13 @@ class Verbs(TyperGroup):
                     formatter.write_dl(rows)
 
 
-app = typer.Typer(cls=Verbs, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 100},
+)
 for noun in (stack, status, station, inventory, doctor, storage, trainings, models, endpoints, functions):
     noun.register(app)
 
