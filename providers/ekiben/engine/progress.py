@@ -30,8 +30,8 @@ OPERATIONS = {
 COLOURS = re.compile(r"<\{%[^%]*%\}>")
 # What the engine adds to errors that it has shown already.
 ECHOES = re.compile(
-    r"(update|preview|refresh|destroy|resource \S+) failed\b.{0,80}|the program exited with status \d+"
-    r"|an unhandled error occurred: Program exited with non-zero exit code: \d+",
+    r"(update|preview|refresh|destroy|resource \S+) failed\b.{0,80}"
+    r"|an unhandled error occurred: the program exited with (non-zero exit code:|status) \d+",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -141,8 +141,8 @@ class Progress:
         if not text:
             return
         if told.severity == "error":
-            if text not in self.errors and not ECHOES.fullmatch(text):
-                self.errors.append(text)
+            if not ECHOES.fullmatch(text) and not any(text in other for other in self.errors):
+                self.errors = [*(other for other in self.errors if other not in text), text]
         elif told.severity != "debug":
             for line in text.splitlines():
                 self.say(f"  | {line}")
