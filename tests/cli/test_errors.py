@@ -87,14 +87,14 @@ def test_every_verb_is_in_a_section_and_has_an_example(ek) -> None:
     for name, command in commands.items():
         text = inspect.cleandoc(command.help or "")
         assert "Examples:" in text, name
-        assert f"  ekiben {name}" in text, name
+        assert f"ekiben {name}" in text.partition("Examples:")[2], name
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = (
-        "aiohttp asyncio bentoml boto3 cronsim http.client numpy obstore pulumi pydantic rich sqlite3 xgboost yaml"
-        " ekiben.components ekiben.local ekiben.specs"
-    ).split()
+    heavy = [
+        *("aiohttp", "asyncio", "bentoml", "boto3", "cronsim", "http.client", "numpy", "obstore", "pulumi", "pydantic"),
+        *("rich", "sqlite3", "xgboost", "yaml", "ekiben.components", "ekiben.local", "ekiben.specs"),
+    ]
     for start in ("import ekiben", "import ekiben.cli\ntry: ekiben.cli.main(['--help'])\nexcept SystemExit: pass"):
         code = f"{start}\nimport sys\nprint('LOADED', [name for name in {heavy!r} if name in sys.modules])"
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
