@@ -67,7 +67,7 @@ def template(folder: Path) -> Bundle:
             shutil.copyfile(path, stage / name)
         _write_config(stage / CONFIG, config)
         built_at = _build(stage, home / "bentoml", folder)
-        built = archive.write(_normalised(built_at, source, lock), cache)
+        built = archive.write(_normalised(built_at, source, lock, stage), cache)
     with tempfile.NamedTemporaryFile("w", dir=cache, prefix=".", suffix=".tmp", delete=False) as file:
         json.dump({"sha256": built.sha256}, file)
     os.replace(file.name, index)
@@ -169,7 +169,7 @@ def _build(stage: Path, home: Path, folder: Path) -> Path:
     )
 
 
-def _normalised(built: Path, source: Mapping[str, Path], lock: bytes) -> dict[str, Content]:
+def _normalised(built: Path, source: Mapping[str, Path], lock: bytes, stage: Path) -> dict[str, Content]:
     """The files of a bento without what varies."""
     import yaml
 
@@ -196,7 +196,7 @@ def _normalised(built: Path, source: Mapping[str, Path], lock: bytes) -> dict[st
     if CONFIG in source:
         members[f"src/{CONFIG}"] = source[CONFIG].read_bytes()
     text = yaml.safe_dump(bento, sort_keys=False, allow_unicode=True, width=120)
-    return _renamed_scripts({**members, "bento.yaml": text.encode()})
+    return _with_scripts({**members, "bento.yaml": text.encode()}, source, stage)
 
 
 def _check_image(image: Mapping[str, Any], lock: bytes) -> None:
@@ -211,18 +211,20 @@ def _check_image(image: Mapping[str, Any], lock: bytes) -> None:
             )
 
 
-def _renamed_scripts(members: Mapping[str, Content]) -> dict[str, Content]:
-    """BentoML names an image's scripts after the absolute path they came from: name them after their contents."""
-    names = {}
-    for name, content in members.items():
-        if name.startswith("env/docker/script__"):
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            names[name] = f"env/docker/script__{hashlib.sha256(data).hexdigest()[:32]}"
-    renamed = {names.get(name, name): content for name, content in members.items()}
-    for place in ("bento.yaml", "env/docker/Dockerfile") if names else ():
-        content = renamed[place]
-        text = content if isinstance(content, bytes) else content.read_bytes()
-        for before, after in names.items():
-            text = text.replace(before.encode(), after.encode())
-        renamed[place] = text
-    return renamed
+def _with_scripts(members: dict[str, Content], source: Mapping[str, Path], stage: Path) -> dict[str, Content]:
+    """BentoML names an image's scripts after their absolute path, and then forgets them: name them after their contents."""
+    dockerfile, described = "env/docker/Dockerfile", "bento.yaml"
+    texts = {name: _bytes(members[name]) for name in (dockerfile, described)}
+    for name, path in source.items():
+        before = "env/docker/script__" + hashlib.md5(str(stage / name).encode(), usedforsecurity=False).hexdigest()
+        if before.encode() in texts[dockerfile]:
+            script = path.read_bytes()
+            after = f"env/docker/script__{hashlib.sha256(script).hexdigest()[:32]}"
+            texts = {place: text.replace(before.encode(), after.encode()) for place, text in texts.items()}
+            members.pop(before, None)
+            members[after] = script
+    return {**members, **texts}
+
+
+def _bytes(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
