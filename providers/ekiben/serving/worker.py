@@ -46,6 +46,7 @@ def serve(command: dict[str, Any], listener: socket.socket) -> None:
 
 def application(command: dict[str, Any]) -> Any:
     import yaml
+    from _bentoml_sdk import images
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.context import server_context
     from bentoml._internal.log import configure_server_logging
@@ -53,6 +54,8 @@ def application(command: dict[str, Any]) -> Any:
     about = yaml.safe_load((Path(command["bento"]) / "bento.yaml").read_text(encoding="utf-8"))
     configure_server_logging()
     BentoMLContainer.prometheus_multiproc_dir.set(command["metrics_dir"])
+    # The image is of no use here, and BentoML refuses to read its requirements.txt below a hidden folder such as .ekiben.
+    images.resolve_user_filepath = lambda path, ctx: str(Path(path).resolve())
     module, _, attribute = about["service"].partition(":")
     service: Any = importlib.import_module(module)
     for part in attribute.split("."):
