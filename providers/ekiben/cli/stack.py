@@ -65,7 +65,7 @@ def refresh(stack: Stack = "", json: options.Json = False) -> None:
 def destroy(
     stack: Stack = "",
     json: options.Json = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; a script is never asked.")] = False,
 ) -> None:
     """Delete all that the stack has, its data too, but the storages that say `retain`.
 
@@ -76,10 +76,8 @@ def destroy(
     from ekiben.engine.environment import find_root
     from ekiben.engine.stacks import choose
 
-    if not yes:
+    if not yes and sys.stdin.isatty():
         name = choose(find_root(), stack)
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("there is nobody to ask here: say --yes to delete the stack's resources and data")
         if not typer.confirm(f"Delete everything of the stack {name!r}, its data too?", err=True):
             raise typer.Exit(130)
     _run("destroy", stack, json)
