@@ -86,6 +86,7 @@ class ObjectRegistry:
         """See `runtime.Registry`. Raises SpecError for a record that is wrong or has more than 1 MiB."""
         version = check_version(version)
         state: VersionState = "pending" if self.require_approval else "approved"
+        claimed: dict[int, tuple[ModelVersion, bytes]] = {}
 
         def add(index: Index) -> Index | None:
             if index.number_of(version.key):
@@ -93,7 +94,9 @@ class ObjectRegistry:
             number = max(index.numbers, default=0)
             while not index.number_of(version.key):
                 number += 1
-                index = registered(index, *self._claim(version, number), state)
+                if number not in claimed:
+                    claimed[number] = self._claim(version, number)
+                index = registered(index, *claimed[number], state)
             return index
 
         index = self._update(version.model, f"register a version of {version.model!r}", add)
@@ -256,17 +259,24 @@ class ObjectRegistry:
     def _read(self, model: str) -> tuple[str, Index]:
         """The etag and the index of a model; no etag where there is none yet."""
         key = self._key(model, "index.json")
-        try:
-            # The etag first: when the index changes between the two calls, an update by the old etag fails, and is repeated.
-            etag = self.storage.head(key).etag
-            index = self._parsed(Index, key, self.storage.get(key))
-        except NotFound as error:
-            if any(self.storage.list(self._key(model, "audit/"))):
-                raise self._damaged(key, "it is gone, and its audit is there") from error
-            return "", Index(model=model)
+        for second in (False, True):
+            try:
+                etag, data = self._fetched(key)
+                break
+            except NotFound as error:
+                if second:
+                    raise self._damaged(key, "it is gone, and its audit is there") from error
+            if not any(self.storage.list(self._key(model, "audit/"))):
+                return "", Index(model=model)
+            # The audit is written after the index: the first writer of all may have come in between. So look again.
+        index = self._parsed(Index, key, data)
         if problem := index.problem(model):
             raise self._damaged(key, problem)
         return etag, index
+
+    def _fetched(self, key: str) -> tuple[str, bytes]:
+        # The etag first: when the object changes between the two calls, an update by the old etag fails, and is repeated.
+        return self.storage.head(key).etag, self.storage.get(key)
 
     def _number(self, index: Index, ref: str) -> int:
         _, number, alias = parse_ref(ref)
