@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -23,6 +24,8 @@ __all__ = ["Buckets", "Objects", "Platforms"]
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,62}", re.ASCII)
 CHUNK_BYTES = 1024 * 1024
+# In a bucket that its program left on purpose: whose it was. `ekiben inventory` tells it from a leftover by this.
+RETAINED = ".ekiben/retained.json"
 
 
 class Files:
@@ -53,14 +56,19 @@ class Buckets(Files):
         _known(resource, {"retain": bool})
         folder = _folder(self.context, resource.name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / RETAINED).unlink(missing_ok=True)
         return {"uri": folder.as_uri()}
 
     def exists(self, resource: Resource) -> bool:
         return _folder(self.context, resource.name).is_dir()
 
     async def delete(self, resource: Resource) -> None:
+        folder = _folder(self.context, resource.name)
         if not resource.spec.get("retain", False):
-            await asyncio.to_thread(_remove, _folder(self.context, resource.name))
+            await asyncio.to_thread(_remove, folder)
+        elif folder.is_dir():
+            (folder / RETAINED).parent.mkdir(mode=0o700, exist_ok=True)
+            _write(folder / RETAINED, json.dumps({"tags": dict(resource.tags)}).encode())
 
 
 class Objects(Files):
