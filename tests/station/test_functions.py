@@ -135,7 +135,8 @@ HANG = """
 
 
 def test_a_hung_handler_is_stopped_with_all_that_it_started(stage: Stage) -> None:
-    code = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + _dedent(HANG.format(mark="ek-hang", then="time.sleep(300)"))
+    deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    code = deaf + _dedent(HANG.format(mark="ek-hang", then="time.sleep(300)"))
     stage.function("hangs", code, on=(Http(),), timeout_s=1)
     with pytest.raises(FunctionFailed, match="time limit of 1 s"):
         call(stage, "hangs")

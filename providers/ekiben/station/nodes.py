@@ -137,15 +137,17 @@ def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], cancelled: C
 
     When this returns, no process of the run is left.
     """
+    ended: set[int] = set()
     try:
         verdict = _watch(nodes, ask, cancelled)
+        ended = {node.rank for node in nodes if node.process.poll() not in (None, 0)}
         if verdict.state != "succeeded":
             _terminate(nodes, float(ask["grace_s"]))
     finally:
         _end_all(nodes)
     for node in nodes:
         node.drain()
-    return _explained(verdict, nodes, run_dir) if verdict.state != "cancelled" else verdict
+    return _explained(verdict, nodes, ended, run_dir) if verdict.state != "cancelled" else verdict
 
 
 def _watch(nodes: list[Node], ask: Mapping[str, Any], cancelled: Callable[[], bool]) -> Verdict:
@@ -212,26 +214,30 @@ def _end_all(nodes: list[Node]) -> None:
         time.sleep(0.02)
 
 
-def _explained(verdict: Verdict, nodes: list[Node], run_dir: Path) -> Verdict:
-    """The verdict with the job's own reason, where it gave one."""
-    ended = sorted(nodes, key=lambda node: (node.process.returncode in (0, -signal.SIGTERM, -signal.SIGKILL), node.rank))
-    for node in ended:
+def _explained(verdict: Verdict, nodes: list[Node], ended: set[int], run_dir: Path) -> Verdict:
+    """The verdict with the job's own reason, where it gave one. `ended`: the ranks that failed before anybody stopped them."""
+    for node in nodes:
         told = folder_of(run_dir, node.rank, "output") / "failure.txt"
         if told.is_file() and (text := told.read_text(encoding="utf-8", errors="replace").strip()):
             return Verdict(state="failed", reason=": ".join(filter(None, [verdict.reason, text]))[:REASON_CHARS])
     if verdict.state == "succeeded" or verdict.reason:
         return verdict
-    first = ended[0]
-    who = f"node {first.rank}" if len(nodes) > 1 else "it"
-    last = f": {first.last_line}" if first.last_line else ""
-    return Verdict(state="failed", reason=f"{who} {_ended(first.process.returncode)}{last}"[:REASON_CHARS])
+    # A node that dies takes the others along, often sooner than it has ended itself: so all of them are named.
+    stopped = (0, -signal.SIGTERM, -signal.SIGKILL)
+    failed = [node for node in nodes if node.rank in ended or node.process.returncode not in stopped]
+    told_by = [_ended(node.process.returncode, node.last_line) for node in failed]
+    if len(nodes) == 1:
+        return Verdict(state="failed", reason=f"it {told_by[0]}"[:REASON_CHARS])
+    named = [f"node {node.rank} {text[: REASON_CHARS // len(failed)]}" for node, text in zip(failed, told_by, strict=True)]
+    return Verdict(state="failed", reason="; ".join(named)[:REASON_CHARS])
 
 
-def _ended(status: int) -> str:
+def _ended(status: int, last_line: str) -> str:
+    last = f": {last_line}" if last_line else ""
     if status >= 0:
-        return f"ended with status {status}"
+        return f"ended with status {status}{last}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-    return f"was ended by {name}" + (", perhaps for lack of memory" if status == -signal.SIGKILL else "")
+    return f"was ended by {name}" + (", perhaps for lack of memory" if status == -signal.SIGKILL else "") + last
 
 
 def _free_port() -> int:
