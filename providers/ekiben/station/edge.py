@@ -111,7 +111,7 @@ def guards(store: Store, token: str, log: AccessLog, is_open: Callable[[str], bo
         if route in OPEN_ROUTES or (route.startswith("/endpoints/{name}") and is_open(name.partition("@")[0])):
             return await handler(request)
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if given and hmac.compare_digest(given.encode(), token.encode()):
+        if given and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
             return await handler(request)
         uses = tokens.uses_of(store, given) if given else None
         if uses is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import platformdirs
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ekiben.errors import MissingDependency, ModelFailed, SpecError
+from ekiben.errors import ModelFailed, NotFound, SpecError
 
 __all__ = ["interpreter", "lock_of", "modules", "requirements", "unmet"]
 
@@ -36,7 +36,7 @@ def lock_of(bento: Path) -> Path:
 def interpreter(lock: Path, *, cache: Path | None = None) -> Path:
     """A Python that has what `lock` pins; makes the environment where there is none (this may take minutes).
 
-    Raises ModelFailed, with what the installer said, when the pins cannot be installed; MissingDependency without `uv`.
+    Raises ModelFailed, with what the installer said, when the pins cannot be installed; NotFound without `uv`.
     """
     text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
     if not unmet(requirements(text)):
@@ -102,7 +102,7 @@ def modules(source: Path) -> list[str]:
 def _make(home: Path, name: str, lock: Path) -> None:
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
-        raise MissingDependency("uv", "serve")
+        raise NotFound("local", "make the environment of a bento", "`uv` is not installed", "Install it: pip install uv")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = home / f".{name}.{secrets.token_hex(4)}"
     env = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def prepare(state_dir: Path) -> None:
     """Make the state directory, for its owner only. Raises AccessDenied where it cannot be written."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = state_dir / f".probe.{os.getpid()}"
+        probe = state_dir / f".probe.{secrets.token_hex(4)}"
         probe.touch(mode=0o600)
         probe.unlink()
     except OSError as error:

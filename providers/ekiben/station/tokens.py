@@ -80,4 +80,4 @@ def may(uses: Sequence[str], method: str, route: str, name: str) -> bool:
 
 
 def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

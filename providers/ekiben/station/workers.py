@@ -76,6 +76,7 @@ class Pool:
         has_room: Callable[[], bool],
         minimum: Callable[[], int],
         changed: Callable[[str], None],
+        forked_start_s: float = FORKED_START_S,
     ) -> None:
         self.name, self.log_path = name, log_path
         self.workers: list[Worker] = []
@@ -92,6 +93,7 @@ class Pool:
         self._failures = 0
         self._blocked_until = 0.0
         self._reason = ""
+        self._forked_start_s = forked_start_s
         self._bare = False
         self._abandoned = False
 
@@ -219,7 +221,7 @@ class Pool:
         """A ready worker: forked, and when that fails fresh. Raises ModelFailed."""
         if not self._bare:
             try:
-                return await self._launch_once(bare=False, within_s=FORKED_START_S)
+                return await self._launch_once(bare=False, within_s=self._forked_start_s)
             except (ModelFailed, Unavailable) as error:
                 log.warning("%s: a forked worker did not start, a fresh one is tried: %s", self.name, error)
         worker = await self._launch_once(bare=True, within_s=FRESH_START_S)
