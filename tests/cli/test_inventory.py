@@ -167,3 +167,22 @@ def test_sockets_are_looked_for_where_the_station_puts_them(ek, state, pulumi_st
     pulumi_state()
     assert scratch(state.resolve()) == sockets_dir(state)
     assert ("sockets", sockets_dir(state).name) in kinds(ek("inventory", "--json"))
+
+
+def test_a_bucket_that_the_station_leaves_is_told_from_one_that_was_forgotten(ek, state, pulumi_state) -> None:
+    client = launch.ensure(state, project="shop", stack="local")
+    for name, retain in (("lake", True), ("sea", True), ("pond", False)):
+        client.request("PUT", f"/v1/resources/bucket/{name}", {"spec": {"retain": retain}, "tags": TAGS})
+        (state / "buckets" / name / "a.csv").write_text("1")
+    pulumi_state("lake")
+    assert {i["name"]: i["retained"] for i in ek("inventory", "--json").json[0]["items"] if i["kind"] == "bucket"} == {
+        "lake": True, "sea": True, "pond": False,
+    }  # fmt: skip
+    for name in ("lake", "pond"):
+        client.request("DELETE", f"/v1/resources/bucket/{name}")
+    pulumi_state()
+    buckets = {i["name"]: i["retained"] for i in ek("inventory", "--json").json[0]["items"] if i["kind"] == "bucket"}
+    assert buckets == {"lake": True, "sea": False}
+    client.request("PUT", "/v1/resources/bucket/lake", {"spec": {"retain": True}, "tags": TAGS})
+    buckets = {i["name"]: i["retained"] for i in ek("inventory", "--json").json[0]["items"] if i["kind"] == "bucket"}
+    assert buckets["lake"] is False, "it is declared again, so a destroyed stack that has it has forgotten it"

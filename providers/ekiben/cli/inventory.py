@@ -77,7 +77,7 @@ def _print(found: Remains) -> None:
                 item.name,
                 "retained" if item.retained else "" if found.state == "up" else "left",
                 _size(item.size_bytes),
-                " ".join(f"{key}={value}" for key, value in sorted(item.tags.items())),
+                " ".join(f"{key}={value}" for key, value in sorted(item.tags.items()) if value),
                 item.where,
             )
             for item in found.items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import socket
 from typing import Annotated
 
 import typer
@@ -12,15 +13,15 @@ __all__ = ["Json", "Registry", "Stack", "Who", "Why", "user"]
 Stack = Annotated[str, typer.Option("--stack", help="The stack; else EKIBEN_STACK, the only one there, or local.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, for the registry's audit.")]
-Who = Annotated[str, typer.Option("--who", help="Who decides, for the registry's audit; else your user name.")]
+Who = Annotated[str, typer.Option("--who", help="Who decides, for the registry's audit; else user@machine.")]
 Registry = Annotated[str, typer.Option("--registry", help="The registry component, where there are several.")]
 
 
 def user(who: str) -> str:
-    """`who`, or the name of the user who runs this."""
+    """`who`, or user@machine of the one who runs this."""
     if who:
         return who
     try:
-        return getpass.getuser()
+        return f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError):
-        return "unknown"
+        return f"unknown@{socket.gethostname()}"

@@ -62,9 +62,9 @@ def train(
         run = _follow(training, run, to_stdout=not json)
     if json:
         show.to_json(run)
-    elif follow:
+    elif follow and run.state == "succeeded":
         show.say(_summary(run))
-    else:
+    elif not follow:
         show.line(run.id)
         show.say(f"Run {run.id} is {run.state}. Watch it with: ekiben logs {run.id} --follow")
     if follow and run.state != "succeeded":
