@@ -32,7 +32,7 @@ def make(base: type) -> Any:
             return ek.Platform.from_json((self.state_dir / "platform.json").read_text("utf-8"))
 
         def down(self) -> None:
-            self.command("destroy")
+            self.command("destroy", "--yes")
             shutil.rmtree(self.folder)
 
         def crash(self) -> None:

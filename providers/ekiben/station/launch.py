@@ -29,10 +29,17 @@ def ensure(state_dir: Path | str, *, project: str, stack: str, port: int = 0) ->
     and Unavailable, with the end of its log, when it does not start.
     """
     state_dir = _absolute(state_dir)
-    if not running(state_dir):
-        _start(state_dir, project, stack, port)
     client = Client(state_dir)
-    client.request("GET", "/readyz", timeout_s=START_S)
+    for patience in (1, 0):
+        if not running(state_dir):
+            _start(state_dir, project, stack, port)
+        try:
+            client.request("GET", "/readyz", timeout_s=START_S)
+            break
+        except Unavailable:
+            # One that was just dying when we looked is gone now: start another.
+            if running(state_dir) or not patience:
+                raise
     at = int(client.url.rpartition(":")[2])
     if port not in (0, at):
         raise AlreadyExists(
