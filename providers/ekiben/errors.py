@@ -129,7 +129,7 @@ class IntegrityError(ProviderError):
 
 
 class WorkloadError(EkibenError):
-    """Your code ran and failed. `log_uri` is its whole log, `tail` the last lines of it."""
+    """Your code ran and failed. `message` says how, `log_uri` is its whole log, `tail` the last lines of it."""
 
     def __init__(self, message: str, *, log_uri: str = "", tail: str = "") -> None:
         text = message
@@ -138,6 +138,7 @@ class WorkloadError(EkibenError):
         if log_uri:
             text += f"\nThe whole log: {log_uri}"
         super().__init__(text)
+        self.message = message
         self.log_uri = log_uri
         self.tail = tail
 

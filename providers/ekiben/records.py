@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -60,8 +61,8 @@ class Record:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"{cls.__name__} is not JSON: {error}.") from error
         return cls.from_dict(data)
 
@@ -252,12 +253,17 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return kind(**{key: _build(hints[key], item, f"{where}.{key}") for key, item in value.items()})
     if kind is float:
         _expect(isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number")
+        _expect(abs(value) <= sys.float_info.max, where, value, "a finite number")
         return float(value)
     if kind is int:
         _expect(isinstance(value, int) and not isinstance(value, bool), where, value, "a whole number")
         return value
     _expect(isinstance(value, kind), where, value, getattr(kind, "__name__", str(kind)))
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _expect(true: bool, where: str, value: Any, what: str) -> None:

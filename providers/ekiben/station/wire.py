@@ -23,19 +23,21 @@ STATUS: dict[type[errors.EkibenError], int] = {
     errors.ModelFailed: 424,
     errors.FunctionFailed: 424,
     errors.WorkloadError: 424,
+    errors.MissingDependency: 500,
+    errors.EkibenError: 500,
 }
 
 
 def to_body(error: errors.EkibenError) -> tuple[int, dict[str, Any]]:
     """The status and the JSON body of an error."""
-    status = next((code for kind, code in STATUS.items() if type(error) is kind), 500)
+    status = STATUS.get(type(error), 500)
     body: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
     if isinstance(error, errors.ProviderError):
         body.update(provider=error.provider, operation=error.operation, why=error.why, remedy=error.remedy)
     if isinstance(error, errors.WorkloadError):
-        body.update(
-            message=str(error.args[0]).split("\nThe end of its log:")[0], log_uri=error.log_uri, tail=error.tail
-        )
+        body.update(message=error.message, log_uri=error.log_uri, tail=error.tail)
+    if isinstance(error, errors.MissingDependency):
+        body.update(package=error.package, extra=error.extra)
     return status, {"error": body}
 
 
@@ -50,6 +52,7 @@ def from_body(status: int, body: Any) -> errors.EkibenError:
             return kind(
                 str(data.get("message", "")), log_uri=str(data.get("log_uri", "")), tail=str(data.get("tail", ""))
             )
-        if issubclass(kind, errors.SpecError):
-            return kind(str(data.get("message", "")))
+        if issubclass(kind, errors.MissingDependency):
+            return kind(str(data.get("package", "")), str(data.get("extra", "")))
+        return kind(str(data.get("message", "")))
     return errors.ProviderError("local", "call the station", f"it answered with HTTP {status} and no error of ours")
