@@ -295,7 +295,7 @@ class Runtime:
 def connect(platform: Platform | str | Path | None = None) -> Runtime:
     """The Runtime of a platform: a record, its JSON, or the path of a file that holds it.
 
-    Without one: the environment variable EKIBEN_PLATFORM (JSON or a path). Raises SpecError when there is none or it cannot be read.
+    Without one: the environment variable EKIBEN_PLATFORM (JSON or a path). Raises SpecError when there is none that can be read.
     """
     if platform is None:
         platform = os.environ.get("EKIBEN_PLATFORM", "")
@@ -306,10 +306,11 @@ def connect(platform: Platform | str | Path | None = None) -> Runtime:
             )
     if isinstance(platform, Platform):
         return Runtime(platform)
-    text = str(platform)
-    if not text.lstrip().startswith("{"):
-        try:
-            text = Path(text).read_text(encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"The platform record {text!r} cannot be read: {error.strerror}.") from error
-    return Runtime(Platform.from_json(text))
+    if isinstance(platform, str) and platform.lstrip().startswith("{"):
+        return Runtime(Platform.from_json(platform))
+    try:
+        data = Path(platform).read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise SpecError(f"The platform record {str(platform)!r} cannot be read: {why}.") from error
+    return Runtime(Platform.from_json(data))
