@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 def demo(show: Stages) -> int:
     url = serving()
     if url:
-        print("All is there already: nothing to do but ask.")
+        print("The endpoint is up already: nothing to do but ask it.")
     fresh = not url
     if fresh:
         url = build(show)
@@ -146,6 +146,7 @@ def refuse() -> None:
     source = ROOT / ".ekiben" / "bad.csv"
     try:
         source.write_text(BAD, encoding="utf-8")
+        print(BAD, end="")
         run("ekiben", "put", str(source.relative_to(ROOT)), f"lake/{PREFIX}")
         refused = wait("its run to end", lambda: ended(newest_run()) if newest_run()["id"] != known else {}, 120)
         run("ekiben", "runs", refused["id"])
@@ -214,7 +215,7 @@ def wait(what: str, probe: Callable[[], Any], at_most_s: int) -> Any:
 
 def run(*words: str) -> str:
     """Show a command, then its output as it comes; returns its standard output. Raises Stopped when it fails."""
-    print(bold(f"$ {shlex.join(words)}"), flush=True)
+    print(bold(f"$ {shlex.join(words)}".replace(str(Path.home()), "~")), flush=True)
     program = sys.executable if words[0] == "python" else str(BIN / words[0])
     kept = []
     with subprocess.Popen(
