@@ -11,22 +11,61 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ekiben.components import Provider, export, provider
-    from ekiben.errors import *  # noqa: F403
-    from ekiben.features import Feature, Limits, Support
-    from ekiben.records import *  # noqa: F403
-    from ekiben.runtime import Runtime, connect
+    from ekiben.components import (
+        Provider as Provider,
+        export as export,
+        provider as provider,
+    )
+    from ekiben.errors import (
+        AccessDenied as AccessDenied,
+        AlreadyExists as AlreadyExists,
+        EkibenError as EkibenError,
+        FunctionFailed as FunctionFailed,
+        IntegrityError as IntegrityError,
+        MissingDependency as MissingDependency,
+        ModelFailed as ModelFailed,
+        NoCapacity as NoCapacity,
+        NotFound as NotFound,
+        PreconditionFailed as PreconditionFailed,
+        ProviderError as ProviderError,
+        SpecError as SpecError,
+        TrainingFailed as TrainingFailed,
+        Unavailable as Unavailable,
+        Unsupported as Unsupported,
+        WorkloadError as WorkloadError,
+    )
+    from ekiben.features import (
+        Feature as Feature,
+        Limits as Limits,
+        Support as Support,
+    )
+    from ekiben.records import (
+        Decision as Decision,
+        Event as Event,
+        Job as Job,
+        ModelVersion as ModelVersion,
+        Part as Part,
+        Platform as Platform,
+        Prediction as Prediction,
+        Revision as Revision,
+        RevisionMetrics as RevisionMetrics,
+        Run as Run,
+    )
+    from ekiben.runtime import (
+        Runtime as Runtime,
+        connect as connect,
+    )
     from ekiben.specs import (
-        EndpointSpec,
-        FunctionSpec,
-        Http,
-        NewData,
-        On,
-        RegistrySpec,
-        Resources,
-        Schedule,
-        StorageSpec,
-        TrainingSpec,
+        EndpointSpec as EndpointSpec,
+        FunctionSpec as FunctionSpec,
+        Http as Http,
+        NewData as NewData,
+        On as On,
+        RegistrySpec as RegistrySpec,
+        Resources as Resources,
+        Schedule as Schedule,
+        StorageSpec as StorageSpec,
+        TrainingSpec as TrainingSpec,
     )
 
 __version__ = "0.1.0"

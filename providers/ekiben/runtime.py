@@ -295,7 +295,7 @@ class Runtime:
 def connect(platform: Platform | str | Path | None = None) -> Runtime:
     """The Runtime of a platform: a record, its JSON, or the path of a file that holds it.
 
-    Without one: the environment variable EKIBEN_PLATFORM (JSON or a path). Raises SpecError when there is none that can be read.
+    Without one: the environment variable EKIBEN_PLATFORM (JSON or a path). Raises SpecError when there is none or it is unreadable.
     """
     if platform is None:
         platform = os.environ.get("EKIBEN_PLATFORM", "")
