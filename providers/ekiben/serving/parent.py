@@ -117,7 +117,9 @@ class Parent:
             worker.serve(command, listener)
             status = 0
         except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else 1
+            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+            if isinstance(leaving.code, str):
+                print(leaving.code, file=sys.stderr)
         except BaseException:
             import traceback
 

@@ -102,14 +102,16 @@ def modules(source: Path) -> list[str]:
 def _make(home: Path, name: str, lock: Path) -> None:
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
-        raise NotFound("local", "make the environment of a bento", "`uv` is not installed", "Install it: pip install uv")
+        raise NotFound(
+            "local", "make the environment of a bento", "`uv` is not installed", "Install it: pip install uv"
+        )
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = home / f".{name}.{secrets.token_hex(4)}"
     env = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
     try:
         for command in (
             [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(fresh)],
-            [uv, "pip", "sync", "--quiet", "--python", str(fresh / "bin" / "python"), str(lock)],
+            [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", str(fresh / "bin" / "python"), str(lock)],
         ):
             try:
                 done = subprocess.run(
