@@ -10,8 +10,7 @@ import typing
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ekiben import records
 from ekiben.errors import SpecError

@@ -13,8 +13,7 @@ import pytest
 
 import ekiben as ek
 from ekiben import runtime as contracts
-from ekiben.local import SUPPORT
-from ekiben.local import runtime as local
+from ekiben.local import SUPPORT, runtime as local
 from ekiben.records import Event, Job, ModelVersion, Part, Platform, Revision, Run
 from ekiben.runtime import Runtime, connect
 from tests.fakes.http import Handler, Server, serving

@@ -54,6 +54,7 @@ TRANSFER_TIMEOUT_S = 3600
 MAX_RETRIES = 4
 RETRY_TIMEOUT_S = 60
 CHUNK_BYTES = 8 << 20
+CONCURRENT_CHUNKS = 4
 
 # Memory stores live as long as the process, and are one for all who open the same URI.
 _memory: dict[str, Any] = {}
@@ -167,15 +168,20 @@ class _Bucket:
 
     def put(self, key: str, data: bytes | Path, *, absent: bool = False, etag: str = "") -> Object:
         operation = f"create {key!r}" if absent else f"update {key!r}" if etag else f"write {key!r}"
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        # A conditional write is one request, in memory, and the wait for its answer begins with its first byte.
+        one_request = (absent or etag) and size > CHUNK_BYTES
         try:
             with self._translated(operation):
                 mode = self._match(key, etag) if etag else "create" if absent else "overwrite"
-                done = self._obstore.put(self._store, key, data, mode=mode, chunk_size=CHUNK_BYTES)
+                store = self._open(TRANSFER_TIMEOUT_S) if one_request else self._store
+                done = self._obstore.put(
+                    store, key, data, mode=mode, chunk_size=CHUNK_BYTES, max_concurrency=CONCURRENT_CHUNKS
+                )
         except NotFound as error:
             if not etag:
                 raise
             raise PreconditionFailed(self.provider, operation, "it is gone", "Read it again") from error
-        size = data.stat().st_size if isinstance(data, Path) else len(data)
         return Object(key, size, done["e_tag"] or "", now())
 
     def _match(self, key: str, etag: str) -> dict[str, str]:
@@ -212,6 +218,9 @@ class _Bucket:
 
     @cached_property
     def _store(self) -> Any:
+        return self._open(READ_TIMEOUT_S)
+
+    def _open(self, read_timeout_s: float) -> Any:
         from obstore.store import MemoryStore, from_url
 
         if self.uri.startswith("memory:"):
@@ -220,7 +229,7 @@ class _Bucket:
         endpoint = next(filter(None, map(os.environ.get, ENDPOINTS[self.uri.partition(":")[0]])), "")
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-            "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+            "read_timeout": timedelta(seconds=read_timeout_s),
             "timeout": timedelta(seconds=TRANSFER_TIMEOUT_S),
             "allow_http": endpoint.startswith("http://"),
         }
@@ -290,8 +299,9 @@ def _object(meta: Any) -> Object:
 
 
 def _payload(data: bytes | Path) -> bytes | Path:
-    if isinstance(data, Path) and not data.is_file():
-        raise SpecError(f"The file {str(data)!r} that was to be stored does not exist.")
+    if isinstance(data, Path) and not (data.is_file() and os.access(data, os.R_OK)):
+        why = "cannot be read" if data.is_file() else "does not exist"
+        raise SpecError(f"The file {str(data)!r} that was to be stored {why}.")
     if not isinstance(data, bytes | Path):
         raise SpecError(f"Objects are bytes or a Path, not {type(data).__name__}.")
     return data

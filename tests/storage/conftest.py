@@ -30,6 +30,7 @@ def s3(env: pytest.MonkeyPatch) -> Iterator[str]:
     env.setenv("AWS_ACCESS_KEY_ID", "testing")
     env.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
     env.setenv("AWS_REGION", "us-east-1")
+    env.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "50")
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=BUCKET)
     try:
         yield f"s3://{BUCKET}"

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ekiben import registry as module
 from ekiben.catalog import MAX_MANIFEST_BYTES, Entry, Index
@@ -205,6 +204,7 @@ def check(registry: ObjectRegistry, keys: list[str]) -> None:
     assert Counter(d.version for d in audit if d.what == "registered") == Counter(v.version for v in versions)
 
 
+@pytest.mark.parametrize("kind", ["file", "memory", "s3"])
 def test_50_threads_at_once(registry: Registry) -> None:
     def write(n: int) -> int:
         own = Registry(open_storage(registry.storage.uri()))
