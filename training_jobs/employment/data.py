@@ -62,7 +62,9 @@ def split(frame: pd.DataFrame) -> Split:
     parts = Split(earlier[np.arange(len(earlier)) % 5 != 0], earlier[::5], test)
     for name, part in parts._asdict().items():
         if part[TARGET].nunique() < 2 or len(part) < FEWEST:
-            raise BadData(f"There are {len(part)} rows to {name}: it takes {FEWEST} or more, with both answers among them.")
+            raise BadData(
+                f"There are {len(part)} rows to {name}: it takes {FEWEST} or more, with both answers among them."
+            )
     return parts
 
 

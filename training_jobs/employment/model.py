@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,7 @@ def train(
         "objective": "binary:logistic",
         "eval_metric": "logloss",
         "tree_method": "hist",
+        "device": device(),
         "max_depth": params["max_depth"],
         "learning_rate": params["learning_rate"],
         "seed": params["seed"],
@@ -61,6 +63,11 @@ def train(
     return xgboost.train(
         settings, learn, params["rounds"], evals=[(watch, "tune")], verbose_eval=False, callbacks=[_Tell(on_round)]
     )  # fmt: skip
+
+
+def device() -> str:
+    """cuda when this run was given a GPU and this xgboost can use it."""
+    return "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") and xgboost.build_info().get("USE_CUDA") else "cpu"
 
 
 class _Tell(xgboost.callback.TrainingCallback):
