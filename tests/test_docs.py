@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -151,3 +152,10 @@ def test_the_numbers_of_the_contract_are_in_order_and_given_once() -> None:
     assert set(by_letter) == set("CSRTEFD")
     for letter, given in by_letter.items():
         assert given == sorted(set(given)), letter
+
+
+def test_the_readme_shows_the_stages_of_the_demo() -> None:
+    demo = runpy.run_path(str(ROOT / "infra" / "demo.py"), run_name="shown")
+    shown = re.findall(r"^\[(\d)/(\d)\] (.*)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    stages = demo["STAGES"]
+    assert shown == [(str(n), str(len(stages)), stage) for n, stage in enumerate(stages, 1)]

@@ -130,7 +130,7 @@ class Progress:
                 {"op": "replace", "type": step.type, "name": name, "urn": step.urn, "seconds": 0.0, "changed": changed}
             )
         if operation.startswith("delete") and step.old is not None and step.old.retain_on_delete:
-            word = "left where it is"
+            word = "left to its bucket" if step.type.endswith(":Object") else "kept"
         sign = OPERATIONS[operation][0]
         detail = f" [{', '.join(changed)}]" if changed else ""
         took = f"  {seconds:.1f} s" if seconds else ""
