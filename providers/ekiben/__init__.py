@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -103,5 +102,7 @@ def __dir__() -> list[str]:
 @cache
 def providers() -> dict[str, str]:
     """Every provider there is: name -> package. Ekiben's own cannot be replaced by another's entry point."""
+    from importlib import metadata  # a third of the time that `import ekiben` would take
+
     found = {point.name: point.value for point in metadata.entry_points(group="ekiben.providers")}
     return {**found, **_PROVIDERS}
