@@ -102,7 +102,7 @@ def __dir__() -> list[str]:
 @cache
 def providers() -> dict[str, str]:
     """Every provider there is: name -> package. Ekiben's own cannot be replaced by another's entry point."""
-    from importlib import metadata  # a third of the time that `import ekiben` would take
+    from importlib import metadata  # slow to load, and rarely needed
 
     found = {point.name: point.value for point in metadata.entry_points(group="ekiben.providers")}
     return {**found, **_PROVIDERS}
