@@ -21,7 +21,7 @@ from ekiben.station.client import Answer, Client
 
 PATIENCE_S = 60.0
 
-SERVICE = '''
+SERVICE = """
 import asyncio, json, os, sys
 from pathlib import Path
 from typing import AsyncGenerator
@@ -51,8 +51,11 @@ class Probe:
         os._exit(3)
 
     @bentoml.api
-    async def stream(self, count: int) -> AsyncGenerator[str, None]:
+    async def stream(self, count: int, crash_at: int = -1) -> AsyncGenerator[str, None]:
         for number in range(count):
+            await asyncio.sleep(0.3 if number == crash_at else 0)
+            if number == crash_at:
+                os._exit(3)
             yield f"{number}\\n"
 
     @bentoml.api
@@ -67,7 +70,7 @@ class Probe:
     async def allocate(self, mib: int) -> int:
         self.ballast.append(b"x" * (mib << 20))
         return os.getpid()
-'''
+"""
 
 
 def until(true: Callable[[], Any], what: str = "") -> Any:
@@ -123,7 +126,9 @@ class Station:
 
     def endpoint(self, name: str, **spec: Any) -> None:
         self.client.request(
-            "PUT", f"/v1/resources/endpoint/{name}", {"spec": {"spec": {"model": "probe@champion", "bento": "x", **spec}}}
+            "PUT",
+            f"/v1/resources/endpoint/{name}",
+            {"spec": {"spec": {"model": "probe@champion", "bento": "x", **spec}}},
         )
 
     def deploy(self, name: str, of: ModelVersion, tag: str = "") -> str:

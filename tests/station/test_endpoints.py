@@ -86,7 +86,9 @@ def test_deployed_once_however_often_and_called_by_weight_id_and_tag(
 )  # fmt: skip
 def test_weights_that_make_no_sense_change_nothing(host: Station, doubling: ModelVersion, weights: Any) -> None:
     id = host.released("weights", doubling)
-    given = {id if key == "ONE" else key: value for key, value in weights.items()} if isinstance(weights, dict) else weights
+    given = (
+        {id if key == "ONE" else key: value for key, value in weights.items()} if isinstance(weights, dict) else weights
+    )
     with pytest.raises((SpecError, NotFound)):
         host.client.request("PUT", "/v1/endpoints/weights/weights", {"weights": given})
     assert [(r["id"], r["weight"]) for r in host.revisions("weights")] == [(id, 100.0)]
@@ -111,7 +113,9 @@ def test_more_requests_at_once_than_one_instance_takes_start_more_up_to_the_most
     assert host.revisions("wide")[0]["instances"] == 3
 
 
-def test_a_full_queue_and_a_hold_that_is_over_answer_503_with_retry_after(host: Station, doubling: ModelVersion) -> None:
+def test_a_full_queue_and_a_hold_that_is_over_answer_503_with_retry_after(
+    host: Station, doubling: ModelVersion
+) -> None:
     host.released("queue", doubling, concurrency=1, max_instances=1, max_queue=2)
     answers = at_once(8, lambda n: host.call("queue", "pid", {"sleep_s": 2}))
     assert Counter(answer.status for answer in answers) == {200: 3, 503: 5}
@@ -154,7 +158,9 @@ def test_a_worker_that_was_killed_is_replaced(host: Station, doubling: ModelVers
     assert sent(host.call("killed")) == 6.0
 
 
-def test_a_request_that_kills_workers_gets_an_error_and_the_next_one_an_answer(host: Station, doubling: ModelVersion) -> None:
+def test_a_request_that_kills_workers_gets_an_error_and_the_next_one_an_answer(
+    host: Station, doubling: ModelVersion
+) -> None:
     host.released("poison", doubling)
     answer = host.call("poison", "crash", {})
     assert answer.status == 502
@@ -179,7 +185,9 @@ def test_a_model_that_only_hangs_is_replaced(host: Station, doubling: ModelVersi
     assert sent(host.call("hangs", "pid", {})) != pid
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"x": "much"}', b'{"x": null}', b'{"y": 1}', b"\xff\xfe", b"x" * 900])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"x": "much"}', b'{"x": null}', b'{"y": 1}', b"\xff\xfe", b"x" * 900]
+)
 def test_what_the_service_refuses_comes_back_as_it_says(host: Station, doubling: ModelVersion, body: bytes) -> None:
     host.released("strict", doubling, max_request_bytes=1000)
     answer = host.client.send("POST", "/endpoints/strict/predict", body)
@@ -193,7 +201,11 @@ def test_a_body_that_is_too_large_gets_413_whether_announced_or_not(host: Statio
     connection = http.client.HTTPConnection("127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=30)
     token = (host.state_dir / "token").read_text()
     connection.request(
-        "POST", "/endpoints/small/predict", iter([b"x" * 600] * 3), {"Authorization": f"Bearer {token}"}, encode_chunked=True
+        "POST",
+        "/endpoints/small/predict",
+        iter([b"x" * 600] * 3),
+        {"Authorization": f"Bearer {token}"},
+        encode_chunked=True,
     )
     answer = connection.getresponse()
     assert answer.status == 413
@@ -206,6 +218,32 @@ def test_answers_stream_through_whole(host: Station, doubling: ModelVersion) -> 
     answer = host.call("stream", "stream", {"count": 20_000})
     assert answer.status == 200
     assert answer.body.decode().split() == [str(number) for number in range(20_000)]
+
+
+def test_an_answer_that_breaks_off_is_seen_to_and_counted_when_the_model_is_to_blame(
+    host: Station, doubling: ModelVersion
+) -> None:
+    host.released("breaks", doubling)
+    headers = {"Authorization": f"Bearer {(host.state_dir / 'token').read_text()}", "Content-Type": "application/json"}
+
+    def begun(**body: int) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=30)
+        connection.request("POST", "/endpoints/breaks/stream", json.dumps(body), headers)
+        return connection.getresponse()
+
+    def errors() -> tuple[int, int]:
+        shown = host.client.request("GET", "/v1/endpoints/breaks/metrics")["metrics"][0]
+        return shown["requests"], shown["errors"]
+
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        begun(count=10, crash_at=5).read()
+    until(lambda: errors() == (1, 1))
+    left = begun(count=10_000_000)
+    assert left.read(100)
+    left.close()
+    until(lambda: errors()[0] == 2)
+    assert errors() == (2, 1)
+    assert sent(host.call("breaks")) == 6.0
 
 
 def test_the_token_does_not_reach_the_model_and_other_headers_do(host: Station, doubling: ModelVersion) -> None:
@@ -234,7 +272,12 @@ def test_an_open_endpoint_needs_no_token_and_opens_nothing_else(host: Station, d
 
 def test_the_environment_of_a_service_is_the_specs_without_secrets(host: Station, doubling: ModelVersion) -> None:
     host.released("env", doubling, env={"COLOUR": "red"}, resources={"vcpu": 1})
-    for name, value in {"COLOUR": "red", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "EKIBEN_TOKEN": ""}.items():
+    for name, value in {
+        "COLOUR": "red",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "EKIBEN_TOKEN": "",
+    }.items():
         assert host.call("env", "env", {"name": name}).body.decode() == value
     host.endpoint("env", env={"COLOUR": "blue"})
     until(lambda: host.call("env", "env", {"name": "COLOUR"}).body == b"blue", "the new value is there")
@@ -343,7 +386,9 @@ def test_after_a_restart_revisions_weights_tags_and_counts_are_there(
     launch.stop(station.state_dir)
     station.start()
     assert [{**r, "instances": 0} for r in station.revisions("api")] == known
-    counts = {m["revision"]: m["requests"] for m in station.client.request("GET", "/v1/endpoints/api/metrics")["metrics"]}
+    counts = {
+        m["revision"]: m["requests"] for m in station.client.request("GET", "/v1/endpoints/api/metrics")["metrics"]
+    }
     assert counts == {one: 7, two: 3}
     assert sent(station.call("api@green")) == 9.0
 
@@ -407,5 +452,7 @@ def test_stopping_lets_the_running_requests_end(station: Station, doubling: Mode
 
 
 def alive(pid: int) -> bool:
-    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+    found = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return bool(found) and not found.startswith("Z")

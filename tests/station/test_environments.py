@@ -38,7 +38,9 @@ def test_the_interpreter_at_hand_is_used_when_it_has_every_pin(tmp_path: Path) -
     assert interpreter(tmp_path / "none.txt", cache=tmp_path) == Path(sys.executable)
 
 
-@pytest.mark.parametrize("line", ["aiohttp==0.0.1", "nothing-of-this-name", "aiohttp @ https://example.com/aiohttp.whl"])
+@pytest.mark.parametrize(
+    "line", ["aiohttp==0.0.1", "nothing-of-this-name", "aiohttp @ https://example.com/aiohttp.whl"]
+)
 def test_a_pin_that_is_not_met_is_named(line: str) -> None:
     assert unmet(requirements(LOCKED)) == []
     assert [item.replace(" ", "") for item in unmet(requirements(LOCKED + line))] == [line.replace(" ", "")]
@@ -54,7 +56,9 @@ def wheel(folder: Path) -> None:
         file.writestr("ekiben_probe.py", "VALUE = 7\n")
         about = "ekiben_probe-1.0.dist-info"
         file.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: ekiben-probe\nVersion: 1.0\n")
-        file.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         file.writestr(f"{about}/RECORD", "ekiben_probe.py,,\n")
 
 

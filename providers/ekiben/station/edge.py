@@ -90,7 +90,7 @@ def guards(store: Store, token: str, log: AccessLog, is_open: Callable[[str], bo
             kind = NotFound if error.status == 404 else ProviderError
             refusal = kind("local", f"{request.method} {request.path}", error.reason.lower(), "Look at docs/station.md")
             return _answer(refusal, error.status)
-        except (asyncio.CancelledError, ConnectionResetError):
+        except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             logging.getLogger("ekiben.station").exception("%s %s failed", request.method, request.path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import logging
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ __all__ = ["interpreter", "lock_of", "modules", "requirements", "unmet"]
 
 INSTALL_S = 1800.0
 TAIL_LINES = 20
+log = logging.getLogger("ekiben.station")
 
 
 def lock_of(bento: Path) -> Path:
@@ -39,13 +41,15 @@ def interpreter(lock: Path, *, cache: Path | None = None) -> Path:
     Raises ModelFailed, with what the installer said, when the pins cannot be installed; NotFound without `uv`.
     """
     text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
-    if not unmet(requirements(text)):
+    missing = unmet(requirements(text))
+    if not missing:
         return Path(sys.executable)
     version = ".".join(map(str, sys.version_info[:3]))
     name = hashlib.sha256(f"{version}\n{text}".encode()).hexdigest()[:32]
     home = (cache or Path(platformdirs.user_cache_dir("ekiben"))) / "environments"
     python = home / name / "bin" / "python"
     if not python.exists():
+        log.info("an environment is made for %s, because %s is not at hand", lock, ", ".join(missing[:3]))
         _make(home, name, lock)
     return python
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -108,6 +107,9 @@ async def call(live: Live, which: str, request: web.Request) -> web.StreamRespon
     except Refused as refused:
         refused.headers.setdefault("Ekiben-Revision", id)
         raise
+    except ConnectionResetError:
+        failed = False
+        raise
     finally:
         counter.requests += 1
         counter.errors += failed
@@ -123,8 +125,11 @@ async def _from_some_worker(live: Live, id: str, request: web.Request, body: byt
             return await _exchange(live, pool, worker, request, body, extra)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             # The news of the worker's death may be on its way still: it must not be given another request.
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(asyncio.shield(worker.child.exited), 1)
+            except TimeoutError:
+                if isinstance(error, aiohttp.ClientConnectorError):  # it lives, and nobody can reach it
+                    pool.replace(worker)
             if again:
                 continue
             raise Refused(
@@ -161,18 +166,20 @@ async def _exchange(
             else:
                 streamed = web.StreamResponse(status=answer.status, headers=returned)
                 streamed.content_length = answer.content_length
-                await streamed.prepare(request)
                 response = streamed
+                await streamed.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await streamed.write(chunk)
                 await streamed.write_eof()
     except BaseException as error:
         if isinstance(error, TimeoutError):
             pool.timed_out(worker)
-        if response is not None and request.transport is not None:
+        if response is not None:
             # The head is sent: a broken connection is the only way left to say that the rest is missing.
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the caller left") from error
             request.transport.abort()
-            return response
+            raise ConnectionAbortedError("the model's answer broke off") from error
         if isinstance(error, TimeoutError):
             slow = f"local: cannot call {pool.name}: the model took longer than {live.spec.timeout_s:g} s (timeout_s)."
             raise Refused(ModelFailed(slow, log_uri=pool.log_path.as_uri()), 504) from error

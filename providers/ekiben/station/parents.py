@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ekiben.errors import AccessDenied, Unavailable
-from ekiben.station.launch import environment
+from ekiben.station.processes import child_env
 
 __all__ = ["Child", "Parent", "Parents", "scratch"]
 
@@ -160,15 +160,14 @@ class Parents:
 
     def _env(self, threads: int) -> dict[str, str]:
         metrics = self.scratch / "parent"
-        metrics.mkdir(exist_ok=True)
+        metrics.mkdir(parents=True, exist_ok=True)
         numbers = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        env = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
-        return {
-            **env, **numbers,
+        return child_env({
+            **numbers,
             "BENTOML_HOME": str(self.scratch / "bentoml"), "BENTO_DO_NOT_TRACK": "true",
             # prometheus_client decides when it is imported whether it counts per process.
             "PROMETHEUS_MULTIPROC_DIR": str(metrics), "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
+        })  # fmt: skip
 
 
 def scratch(state_dir: Path) -> Path:

@@ -199,13 +199,12 @@ class Pool:
         """A request ran past its time. A worker that only does that hangs, and is replaced."""
         worker.timeouts += 1
         if worker.timeouts >= min(3, self._spec().concurrency) and not worker.leaving:
-            log.warning(
-                "%s: worker %d hangs (%d requests timed out) and is replaced",
-                self.name,
-                worker.child.pid,
-                worker.timeouts,
-            )
-            worker.parent.kill(worker.child.id, signal.SIGKILL)
+            self.replace(worker)
+
+    def replace(self, worker: Worker) -> None:
+        """Kill a worker that does not do its work; what it had in hand is given to another once."""
+        log.warning("%s: worker %d does not answer and is replaced", self.name, worker.child.pid)
+        worker.parent.kill(worker.child.id, signal.SIGKILL)
 
     async def _start(self) -> None:
         try:
@@ -233,7 +232,7 @@ class Pool:
         parent = self._parents.of(plan.python, spec.resources.vcpu, bare=bare)
         id = f"w{next(_numbers)}"
         path, metrics = self._parents.scratch / f"{id}.sock", self._parents.scratch / id
-        metrics.mkdir()
+        metrics.mkdir(parents=True)
         self.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
