@@ -168,6 +168,20 @@ def test_a_forgotten_function_has_no_deliveries_and_gets_none(events: Events) ->
     assert events.deliveries("one") == []
 
 
+def test_what_was_done_long_ago_is_dropped_but_never_published_again(events: Events) -> None:
+    on(events, "one", On("Custom"))
+    events.publish(event())
+    for claim in (events.claim(), events.claim_call(event("call", "Http", "one"), "one")):
+        assert claim is not None
+        events.done(claim, None)
+    events.prune("2001-01-01T00:00:00Z")
+    assert len(events.deliveries("one")) == 2
+    events.prune("9999-01-01T00:00:00Z")
+    assert events.deliveries("one") == []
+    assert [one["id"] for one in events.last()] == ["e1"]
+    assert not events.publish(event())
+
+
 def test_events_are_checked(events: Events) -> None:
     for bad in (event(id=""), event(type="")):
         with pytest.raises(SpecError):

@@ -208,7 +208,7 @@ def test_cancel_gives_time_for_a_checkpoint_and_leaves_no_process(stage: Stage) 
     stage.training("forks", FORKS.format(mark="ek-cancel", rest=PATIENT), grace_s=20)
     stage.submit("forks", "forks-1")
     until(lambda: "ready" in stage.log("forks", "forks-1"))
-    assert len(stage.marked("ek-cancel")) == 3
+    until(lambda: len(stage.marked("ek-cancel")) == 3)
     run = stage.cancel("forks", "forks-1")
     assert (run.state, stage.marked("ek-cancel")) == ("cancelled", [])
     assert (stage.lake / "runs" / "forks" / "forks-1" / "checkpoints" / "terminated.txt").read_text() == "yes"
@@ -413,3 +413,21 @@ def test_a_bucket_folder_is_not_followed_out_of(stage: Stage, tmp_path: Path) ->
     stage.submit("follows", "follows-2", inputs={"points": f"{stage.lake.as_uri()}/linked-folder/"})
     assert stage.ended("follows", "follows-2").state == "failed"
     assert "started" not in stage.log("follows", "follows-2")
+
+
+def test_a_model_of_links_is_refused_and_nothing_of_it_stays(stage: Stage) -> None:
+    links = """
+        import os
+        from ekiben import job
+        os.symlink("/etc", job.model_dir() / "etc")
+        os.symlink("/etc/hosts", job.output_dir() / "hosts")
+    """
+    stage.training("links", links, retries=1)
+    stage.submit("links", "links-1")
+    run = stage.ended("links", "links-1")
+    assert run.state == "failed"
+    assert "it is a link" in run.reason
+    assert "'hosts' is no regular file" in stage.log("links", "links-1")
+    assert {path.name for path in (stage.state_dir / "runs" / "links-1").iterdir()} == {
+        "inputs.json", "lock", "log.txt", "run.json", "status.json", "supervisor.log",
+    }  # fmt: skip

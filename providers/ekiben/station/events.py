@@ -221,6 +221,15 @@ class Events:
             )  # fmt: skip
         self.on_delivery()
 
+    def prune(self, before: str) -> None:
+        """Drop the deliveries that were done before this time (as `now()` writes it), and the calls by HTTP that they were for.
+
+        Other events stay: their ids are what keeps them from being published again.
+        """
+        with self._store.transaction() as connection:
+            connection.execute("delete from deliveries where state = 'done' and ended_at < ?", (before,))
+            connection.execute("delete from events where type = 'Http' and id not in (select event from deliveries)")
+
     def next_due_s(self) -> float | None:
         """Seconds until a waiting delivery is due (0 when one is); None when none waits."""
         row = self._store.one("select min(due) as due from deliveries where state = 'waiting'")

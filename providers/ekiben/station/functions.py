@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ POLL_S = 0.5
 # A scan may take a twentieth of the time at most, however many files there are.
 POLL_SHARE = 20
 CLOCK_S = 15.0
+PRUNE_S = 3600.0
+KEEP = timedelta(days=30)
 
 logger = logging.getLogger(__name__)
 
@@ -184,9 +187,13 @@ class Functions:
         )  # fmt: skip
 
     async def _follow_clock(self) -> None:
+        pruned_s = float("-inf")
         while True:
             self._clock_wake.clear()
             at = datetime.now(UTC)
+            if time.monotonic() - pruned_s >= PRUNE_S:
+                pruned_s = time.monotonic()
+                self.events.prune((at - KEEP).isoformat())
             self.schedules.fire(at)
             pause_s = self.schedules.pause_s(at, CLOCK_S)
             with contextlib.suppress(TimeoutError):

@@ -21,11 +21,11 @@ from typing import Any
 
 from ekiben.errors import EkibenError
 from ekiben.lineage import environment
-from ekiben.packing.archive import files, remove
+from ekiben.packing.archive import files
 from ekiben.records import now
 from ekiben.station import processes
 from ekiben.station.nodes import JobLog, Verdict, start, watch
-from ekiben.station.staging import fetch_inputs, store_results, write_json
+from ekiben.station.staging import clear_away, fetch_inputs, store_results, write_json
 
 __all__ = ["main"]
 
@@ -68,7 +68,7 @@ def _attempt(run_dir: Path, ask: Mapping[str, Any], log: JobLog, found: dict[str
     if ask["attempt"] > 1:
         log.note(f"attempt {ask['attempt']}")
     for part in ("model", "output", "nodes", "code"):
-        remove(run_dir / part)
+        clear_away(run_dir / part)
     for part in ("model", "output", "checkpoints"):
         (run_dir / part).mkdir(exist_ok=True)
     found["inputs"] = fetch_inputs(Path(ask["state_dir"]), ask["inputs"], run_dir / "inputs")

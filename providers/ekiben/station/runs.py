@@ -14,7 +14,6 @@ from typing import Any
 from aiohttp import web
 
 from ekiben.errors import AlreadyExists, EkibenError, NotFound, Unavailable
-from ekiben.packing.archive import remove
 from ekiben.records import Event, Job, Run, RunState, now
 from ekiben.specs import TrainingSpec
 from ekiben.station import machine, supervision
@@ -22,7 +21,7 @@ from ekiben.station.bundles import unpacked
 from ekiben.station.edge import body_of
 from ekiben.station.jobs import ask_of, check_capacity
 from ekiben.station.noun import Context, Resource
-from ekiben.station.staging import result_uris, store_results
+from ekiben.station.staging import clear_away, result_uris, store_results
 
 __all__ = ["Trainings"]
 
@@ -79,7 +78,7 @@ class Trainings:
                 await self._stop(row["id"])
         self.store.run("delete from runs where training = ?", (resource.name,))
         for row in rows:
-            await asyncio.to_thread(remove, self._dir(row["id"]))
+            await asyncio.to_thread(clear_away, self._dir(row["id"]))
 
     async def start(self) -> None:
         self._follower = asyncio.create_task(self._follow())
@@ -121,9 +120,7 @@ class Trainings:
 
     async def _add(self, resource: Resource, job: Job) -> None:
         ask = ask_of(resource, job, self.context.state_dir)
-        if self._gpus is None and ask["gpu_count"]:
-            self._gpus = await asyncio.to_thread(machine.gpus)
-        check_capacity(ask, self._gpus or [])
+        check_capacity(ask, await self._find_gpus())
         run = Run(
             id=job.id, training=resource.name, state="pending", submitted_at=now(), nodes=ask["nodes"],
             params=ask["params"], model=ask["model"],
@@ -176,7 +173,13 @@ class Trainings:
                 raise Unavailable("local", f"cancel the run {id!r}", "its processes do not end", f"Look at {self._dir(id)}")
             await asyncio.sleep(TICK_S / 2)
 
+    async def _find_gpus(self) -> list[machine.Gpu]:
+        if self._gpus is None:
+            self._gpus = await asyncio.to_thread(machine.gpus)
+        return self._gpus
+
     async def _follow(self) -> None:
+        await self._find_gpus()
         while True:
             try:
                 self._wake.clear()

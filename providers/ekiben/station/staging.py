@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -14,12 +15,11 @@ from ekiben.errors import NotFound, ProviderError, SpecError
 from ekiben.folder import Folder
 from ekiben.keys import RESERVED, check_key
 from ekiben.lineage import snapshot
-from ekiben.packing.archive import remove
 from ekiben.runtime import Object
 from ekiben.station.bundles import bucket_of, path_of
 from ekiben.station.triggers import is_data
 
-__all__ = ["fetch_inputs", "result_uris", "store_results", "write_json"]
+__all__ = ["clear_away", "fetch_inputs", "result_uris", "store_results", "write_json"]
 
 TRIES = 5
 
@@ -34,6 +34,14 @@ def write_json(path: Path, value: Any) -> None:
     fresh.rename(path)
 
 
+def clear_away(tree: Path) -> None:
+    """Delete a folder, read-only parts and all; links in it are deleted, not followed. Silent where nothing is."""
+    for folder, _, _ in os.walk(tree):
+        with contextlib.suppress(OSError):
+            os.chmod(folder, 0o700)
+    shutil.rmtree(tree, ignore_errors=True)
+
+
 def fetch_inputs(state_dir: Path, uris: Mapping[str, str], into: Path) -> dict[str, Any]:
     """Copy what lies below each URI prefix to `into`/<name>/, read-only, and return the snapshot of each.
 
@@ -42,7 +50,7 @@ def fetch_inputs(state_dir: Path, uris: Mapping[str, str], into: Path) -> dict[s
     done = into.with_name("inputs.json")
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    remove(into)
+    clear_away(into)
     found = {name: _fetch(state_dir, name, uri, into / name) for name, uri in sorted(uris.items())}
     for folder, _, _ in os.walk(into, topdown=False):
         os.chmod(folder, 0o555)  # noqa: S103

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ekiben.packing.archive import remove
 from ekiben.station import machine, processes
 from ekiben.station.bundles import python_for, unpacked
-from ekiben.station.staging import write_json
+from ekiben.station.staging import clear_away, write_json
 
 __all__ = ["Allotment", "alive", "allot", "clear", "launch", "live_metrics", "status", "tidy"]
 
@@ -111,9 +110,8 @@ def clear(run_dir: Path) -> None:
 
 def tidy(run_dir: Path) -> None:
     """Drop what is stored elsewhere by now; the log, the request and the status stay."""
-    for part in ("inputs", "code", "model", "output", "checkpoints", "nodes"):
-        remove(run_dir / part)
-    (run_dir / "lib" / "ekiben").unlink(missing_ok=True)
+    for part in ("inputs", "code", "lib", "model", "output", "checkpoints", "nodes"):
+        clear_away(run_dir / part)
 
 
 def live_metrics(run_dir: Path) -> dict[str, float]:
