@@ -248,6 +248,24 @@ def test_a_bundle_that_was_tampered_with_is_mended_or_refused(stage: Stage) -> N
         call(stage, "sealed")
 
 
+def test_a_flood_of_events_is_worked_off_four_at_once(stage: Stage, tmp_path: Path) -> None:
+    code = f"""
+        import os, pathlib, time
+        here = pathlib.Path({str(tmp_path)!r})
+        def handler(event, runtime):
+            mine = here / event.id
+            mine.touch()
+            time.sleep(0.2)
+            together = len(list(here.iterdir()))
+            mine.unlink()
+            return together
+    """
+    stage.function("floods", code, on=(On("Flood"),))
+    for number in range(10):
+        stage.publish(f"flood-{number}", "Flood")
+    assert max(one["result"] for one in stage.settled("floods", 10)) <= 4
+
+
 SLOW = """
     import os, pathlib, time
 

@@ -214,7 +214,7 @@ class Events:
             there = connection.execute("select 1 from deliveries where id = ? and function = ?", (delivery, function)).fetchone()
             if there is None:
                 raise NotFound("local", f"replay the delivery {delivery!r}", f"the function {function!r} has none of that id",
-                               f"List them with `ekiben functions deliveries {function}`")  # fmt: skip
+                               f"List them with `ekiben functions {function}`")  # fmt: skip
             connection.execute(
                 "update deliveries set state = 'waiting', attempts = 0, due = ?, error = '', ended_at = '' "
                 "where id = ? and state = 'dead'", (self._clock(), delivery),
