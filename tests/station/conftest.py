@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,34 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     running.start()
     yield running
     launch.stop(running.state_dir)
+
+
+@pytest.fixture(scope="session")
+def doubling(tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    return version(1, bento(tmp_path_factory.mktemp("doubling"), factor=2.0))
+
+
+@pytest.fixture(scope="session")
+def tripling(tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    return version(2, bento(tmp_path_factory.mktemp("tripling"), factor=3.0))
+
+
+def at_once(count: int, call: Callable[[int], Answer]) -> list[Answer]:
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+def to_zero(host: Station, name: str) -> None:
+    until(lambda: not any(one["instances"] for one in host.revisions(name)), "it scales to zero")
+
+
+def sent(answer: Answer) -> Any:
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def alive(pid: int) -> bool:
+    found = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return bool(found) and not found.startswith("Z")
