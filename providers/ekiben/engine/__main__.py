@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ WORDS = {"path": "on PATH", "installed": "from the official installer", "built":
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a compiler that we started ends with us
     try:
         root = find_root()
     except SpecError:
@@ -22,6 +24,9 @@ def main() -> int:
     except EkibenError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 5
+    except KeyboardInterrupt:
+        print("Interrupted: repeat it, and it goes on from what is there.", file=sys.stderr)
+        return 130
     if sys.prefix != sys.base_prefix:
         link(cli, Path(sys.prefix) / "bin")
     print(f"Pulumi {cli.version}, {WORDS[cli.origin]}: {cli.path}")

@@ -24,6 +24,7 @@ from pulumi.runtime.proto import language_pb2 as language
 from pulumi.runtime.proto import language_pb2_grpc, plugin_pb2
 
 from ekiben import __version__
+from ekiben.engine.orphan import when_orphaned
 from ekiben.errors import SpecError
 
 __all__ = ["Host", "main"]
@@ -249,6 +250,7 @@ def main(arguments: Iterable[str]) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)  # type: ignore[no-untyped-call]
     stopped = threading.Event()
+    when_orphaned(stopped.set)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopped.set())
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)

@@ -97,7 +97,12 @@ class Progress:
         words = OPERATIONS.get(_operation(step))
         if not words or not _shown(step):
             return
-        if planning and _operation(step) not in ("refresh", "create-replacement", "delete-replaced", "discard-replaced"):
+        if planning and _operation(step) not in (
+            "refresh",
+            "create-replacement",
+            "delete-replaced",
+            "discard-replaced",
+        ):
             self._add(step, 0.0, words[1])
         elif not planning:
             self._begun[step.urn] = time.monotonic()

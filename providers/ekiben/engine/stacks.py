@@ -249,4 +249,3 @@ def _last_error(text: str) -> str:
     """The engine's own words about why it stopped, without the command line's frame around them."""
     found = re.findall(r"^\s*(?:stderr:\s*)?error: (.+(?:\n(?!\s*\w+: ).+)*)", text, re.MULTILINE)
     return (found[-1] if found else text).strip()
-

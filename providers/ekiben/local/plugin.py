@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from pulumi.runtime.proto import provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
 
 from ekiben import __version__
+from ekiben.engine.orphan import when_orphaned
 from ekiben.errors import EkibenError
 from ekiben.local import declared
 from ekiben.local.declared import KINDS, Kind
@@ -159,6 +161,8 @@ async def _serve(engine: str) -> None:
     servicer = Servicer([], __version__, Plugin(), engine_address=engine)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
+    # At once, in the middle of a call too: what was asked of the station is whole there or not at all, and can be asked again.
+    when_orphaned(lambda: os._exit(1))
     await server.start()
     print(port, flush=True)
     await server.wait_for_termination()

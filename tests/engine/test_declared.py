@@ -1,0 +1,119 @@
+"""The plugin's checks and comparisons, without an engine."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ekiben.errors import SpecError
+from ekiben.local import declared
+from ekiben.local.declared import KINDS
+
+UNKNOWN = object()
+BUCKET = {"state_dir": "/s", "name": "lake", "retain": False, "tags": {}}
+TRAINING = {
+    "state_dir": "/s",
+    "name": "job",
+    "tags": {},
+    "spec": '{"source": "x"}',
+    "storage_uri": "file:///b",
+    "code_uri": "file:///c",
+    "code_sha256": "aa",
+    "code": '{"commit": "1", "dirty": false}',
+    "input_uris": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, []),
+        ({"name": UNKNOWN, "retain": UNKNOWN, "tags": UNKNOWN, "state_dir": UNKNOWN}, []),
+        ({"retain": None}, []),
+        ({"name": None}, [("name", "a Bucket needs it")]),
+        ({"name": ""}, [("name", "a Bucket needs it")]),
+        ({"retain": "yes"}, [("retain", "'yes' is not true or false")]),
+        ({"tags": "a"}, [("tags", "'a' is not a map")]),
+        ({"state_dir": "here"}, [("state_dir", "'here' is not an absolute path")]),
+        ({"colour": 1}, [("colour", "a Bucket has no such property; it has name, retain, state_dir, tags")]),
+    ],
+)
+def test_inputs_are_checked_by_name_and_type(change: dict[str, object], told: list[tuple[str, str]]) -> None:
+    assert declared.problems(KINDS["Bucket"], {**BUCKET, **change}, UNKNOWN) == told
+
+
+def test_json_inputs_must_be_json() -> None:
+    assert declared.problems(KINDS["Training"], {**TRAINING, "spec": "{"}, UNKNOWN) == [("spec", "it is not JSON")]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"spec": '{ "source" : "x" }'}, []),
+        ({"spec": '{"source": "y"}'}, ["spec"]),
+        ({"code": '{"commit": "2", "dirty": true}'}, []),
+        ({"code": '{"commit": "2"}', "code_sha256": "bb"}, ["code_sha256", "code"]),
+        ({"storage_uri": "file:///d"}, ["storage_uri"]),
+    ],
+)
+def test_a_difference_is_one_of_meaning(change: dict[str, str], found: list[str]) -> None:
+    assert declared.changes(KINDS["Training"], TRAINING, {**TRAINING, **change}) == found
+
+
+def test_the_commit_counts_when_the_code_was_not_committed_before() -> None:
+    dirty = {**TRAINING, "code": '{"commit": "1", "dirty": true}'}
+    assert declared.changes(KINDS["Training"], dirty, TRAINING) == ["code"]
+    assert declared.changes(KINDS["Training"], dirty, TRAINING, ["code"]) == []
+
+
+def test_where_an_archive_was_made_is_no_difference() -> None:
+    old = {"state_dir": "/s", "name": "a", "bucket": "b", "key": "k", "source_path": "/one", "sha256": "s", "tags": {}}
+    assert declared.changes(KINDS["Object"], old, {**old, "source_path": "/two"}) == []
+
+
+def test_the_schema_has_every_kind() -> None:
+    resources = json.loads(declared.schema("1.2.3"))["resources"]
+    assert sorted(resources) == sorted(f"ekiben:station:{name}" for name in KINDS)
+    assert "token" not in json.dumps(resources)
+
+
+def test_a_station_that_does_not_run_is_read_from_its_database(tmp_path: Path) -> None:
+    state = {**BUCKET, "state_dir": str(tmp_path / "ü é#?")}
+    folder = Path(state["state_dir"])
+    assert declared.read(KINDS["Bucket"], state) is None
+    folder.mkdir()
+    with sqlite3.connect(folder / "station.db") as connection:
+        connection.execute("create table resources (kind text, name text, spec text, tags text, facts text)")
+        facts = json.dumps({"uri": (folder / "lake").as_uri()})
+        connection.execute("insert into resources values ('bucket', 'lake', '{\"retain\": true}', '{}', ?)", (facts,))
+    connection.close()
+    assert declared.read(KINDS["Bucket"], state) is None, "its folder was deleted by hand"
+    (folder / "lake").mkdir()
+    found = declared.read(KINDS["Bucket"], state)
+    assert found is not None
+    assert found[0]["retain"] is True, "what the station has, not what the state says"
+    assert declared.lost(KINDS["Bucket"], found[1]) == ""
+    assert declared.lost(KINDS["Bucket"], {**state, "facts": {"uri": "file:///elsewhere"}}) == "facts"
+
+
+def test_an_import_says_why_not() -> None:
+    with pytest.raises(SpecError, match="cannot be imported"):
+        declared.read(KINDS["Bucket"], {})
+
+
+def test_deleting_what_is_not_there_is_silent(tmp_path: Path) -> None:
+    gone = {**BUCKET, "state_dir": str(tmp_path / "gone")}
+    declared.delete(KINDS["Bucket"], "urn:pulumi:dev::small::t::lake", gone)
+    declared.delete(KINDS["Host"], "urn:pulumi:dev::small::t::station", gone)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_folder_that_is_no_station_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(Exception, match="may be something else"):
+        declared.delete(KINDS["Host"], "urn:pulumi:dev::small::t::station", {"state_dir": str(tmp_path)})
+    assert (tmp_path / "thesis.txt").exists()
