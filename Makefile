@@ -9,7 +9,12 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(CACHE)/uv/bin/uv)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PROVIDER ?= local
+# Asked before anything is made with it, and no more once the virtual environment is there.
+SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+  echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there)." \
+  "Choose one with: make setup PYTHON=python3.12" >&2; exit 3; }
 
+.DELETE_ON_ERROR:
 .PHONY: help setup demo clean-demo test lint format lock docs clean
 
 help: ## What there is
@@ -19,17 +24,18 @@ setup: .venv/.locked ## A virtual environment with the locked dependencies, and 
 	@$(BIN)/python -m ekiben.engine
 
 .venv/.locked: requirements.lock pyproject.toml | $(UV)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	  || { echo "Python 3.11 to 3.13 is needed, $$($(PYTHON) --version) found. Choose one with: make PYTHON=python3.12"; exit 3; }
-	@test -x $(BIN)/python || { echo "Creating .venv"; $(UV) venv -q --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; }
+	@test -x $(BIN)/python || { $(SUPPORTED); echo "Creating .venv"; \
+	  $(UV) venv -q --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; }
 	@echo "Installing the locked dependencies"
 	@$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(CACHE)/uv/bin/uv:
+	@$(SUPPORTED)
 	@echo "Installing uv"
-	@$(PYTHON) -m pip install -q --disable-pip-version-check --target $(CACHE)/uv uv
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action ignore --upgrade --target $(CACHE)/uv uv \
+	  || { echo "uv is needed, and pip could not install it: have pip, or uv itself, on this machine." >&2; exit 3; }
 
 demo: setup ## The main job: the whole loop on real data, on this machine
 	@$(BIN)/python infra/demo.py
@@ -39,8 +45,8 @@ clean-demo: setup ## Destroy what the demo made, and prove that nothing is left
 
 # The first build of the Pulumi CLI takes minutes: it runs beside the tests that do not need it; those that do wait for it.
 test: .venv/.locked ## Lint, and all tests
-	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & $(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & trap 'kill %1 2>/dev/null || :' EXIT; \
+	  $(MAKE) --no-print-directory lint; $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from ekiben.engine import pulumi_cli
+from ekiben.errors import EkibenError
 
 # Analytics and update checks of what we call have no place in a test.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
@@ -15,8 +22,23 @@ settings.register_profile("ekiben", deadline=None, derandomize=True, max_example
 settings.load_profile("ekiben")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def late(item: pytest.Item) -> bool:
-        return item.get_closest_marker("engine") is not None or "rig" in getattr(item, "fixturenames", ())
+def needs_engine(item: pytest.Item) -> bool:
+    return item.get_closest_marker("engine") is not None or "rig" in getattr(item, "fixturenames", ())
 
-    items.sort(key=late)
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=needs_engine)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test's time limit begins after this: the first build of the CLI may take longer."""
+    if needs_engine(item):
+        wait_for_cli()
+    return (yield)
+
+
+@cache
+def wait_for_cli() -> None:
+    with suppress(EkibenError):  # the tests tell what is wrong
+        pulumi_cli.ensure(Path(__file__).parents[1], lambda line: None)
