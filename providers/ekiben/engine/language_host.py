@@ -20,8 +20,7 @@ from typing import IO, Any
 
 import grpc
 from google.protobuf import empty_pb2
-from pulumi.runtime.proto import language_pb2 as language
-from pulumi.runtime.proto import language_pb2_grpc, plugin_pb2
+from pulumi.runtime.proto import language_pb2 as language, language_pb2_grpc, plugin_pb2
 
 from ekiben import __version__
 from ekiben.engine.orphan import when_orphaned
@@ -235,7 +234,8 @@ def _activated(python: Path, info: Any) -> dict[str, str]:
 
 def _program(info: Any) -> str:
     entry = info.entry_point
-    return info.program_directory if entry in ("", ".") else os.path.join(info.program_directory, entry)
+    folder = str(info.program_directory)
+    return folder if entry in ("", ".") else os.path.join(folder, entry)
 
 
 def main(arguments: Iterable[str]) -> None:
@@ -248,7 +248,7 @@ def main(arguments: Iterable[str]) -> None:
     host = Host(Path(executor), next((a for a in arguments if not a.startswith("-")), ""))
     limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
     server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)
-    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)  # type: ignore[no-untyped-call]
+    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
     stopped = threading.Event()
     when_orphaned(stopped.set)
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -124,7 +124,8 @@ class Command(automation.PulumiCommand):
         )  # fmt: skip
         self._process = process
         texts: dict[str, list[str]] = {"out": [], "error": []}
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         readers = [
             threading.Thread(target=_drain, args=(process.stdout, texts["out"], on_output), daemon=True),
             threading.Thread(target=_drain, args=(process.stderr, texts["error"], on_error), daemon=True),

@@ -95,18 +95,21 @@ def problems(kind: Kind, inputs: Mapping[str, Any], unknown: object) -> list[tup
     found = [(key, f"a {kind.name} has no such property; it has {known}") for key in inputs if key not in kind.inputs]
     for key, wanted in kind.inputs.items():
         value = inputs.get(key)
-        if value is unknown:
-            continue
-        if value is None or value == "":
-            if key != "retain":
-                found.append((key, f"a {kind.name} needs it"))
-        elif not isinstance(value, str if wanted is Json else wanted):
-            found.append((key, f"{value!r} is not {WORDS[wanted]}"))
-        elif wanted is Json and not _is_json(value):
-            found.append((key, "it is not JSON"))
-        elif key == "state_dir" and not os.path.isabs(value):
-            found.append((key, f"{value!r} is not an absolute path"))
+        if value is not unknown and (why := _problem(kind, key, wanted, value)):
+            found.append((key, why))
     return found
+
+
+def _problem(kind: Kind, key: str, wanted: type, value: Any) -> str:
+    if value is None or value == "":
+        return "" if key == "retain" else f"a {kind.name} needs it"
+    if not isinstance(value, str if wanted is Json else wanted):
+        return f"{value!r} is not {WORDS[wanted]}"
+    if wanted is Json and not _is_json(value):
+        return "it is not JSON"
+    if key == "state_dir" and not os.path.isabs(value):
+        return f"{value!r} is not an absolute path"
+    return ""
 
 
 def changes(kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:

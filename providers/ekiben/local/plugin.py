@@ -159,7 +159,7 @@ async def _serve(engine: str) -> None:
     limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
     server = grpc.aio.server(options=limits)
     servicer = Servicer([], __version__, Plugin(), engine_address=engine)
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     # At once, in the middle of a call too: what was asked of the station is whole there or not at all, and can be asked again.
     when_orphaned(lambda: os._exit(1))
