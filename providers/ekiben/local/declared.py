@@ -105,9 +105,9 @@ def _problem(kind: Kind, key: str, wanted: type, value: Any) -> str:
         return "" if key == "retain" else f"a {kind.name} needs it"
     if not isinstance(value, str if wanted is Json else wanted):
         return f"{value!r} is not {WORDS[wanted]}"
-    if wanted is Json and not _is_json(value):
+    if wanted is Json and not _is_json(str(value)):
         return "it is not JSON"
-    if key == "state_dir" and not os.path.isabs(value):
+    if key == "state_dir" and not os.path.isabs(str(value)):
         return f"{value!r} is not an absolute path"
     return ""
 
