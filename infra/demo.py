@@ -157,7 +157,7 @@ def refuse() -> None:
 
 
 def clean() -> int:
-    run("ekiben", "destroy")
+    run("ekiben", "destroy", "--yes")
     run("ekiben", "inventory")
     return 0
 
