@@ -27,7 +27,7 @@ setup: .venv/.locked ## A virtual environment with the locked dependencies, and 
 	@test -x $(BIN)/python || { $(SUPPORTED); echo "Creating .venv"; \
 	  $(UV) venv -q --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; }
 	@echo "Installing the locked dependencies"
-	@$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -166,7 +166,9 @@ class EndpointSpec(Spec):
 
 
 class NewData(Spec):
-    """When an object has landed, whole, in a storage component."""
+    """When an object has landed, whole, in a storage component. What Ekiben itself writes there is no new data: bentos/, code/,
+    registry/ and runs/.
+    """
 
     type: Literal["NewData"] = "NewData"
     storage: Name

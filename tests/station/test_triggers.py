@@ -203,6 +203,7 @@ def test_half_written_hidden_reserved_and_other_files_do_not_count(lake: Lake) -
     (lake.folder / "in" / "link.csv").symlink_to("/etc/hosts")
     assert [lake.look(), lake.look(9.0)] == [[], []]
     assert is_data("a/b.csv")
+    assert not is_data("runs/tiny/run-1/model/model.json")
     assert not is_data(".well/known")
 
 

@@ -64,7 +64,7 @@ def requirements(text: str) -> list[Requirement]:
         try:
             found.append(Requirement(line))
         except InvalidRequirement as error:
-            raise SpecError(f"The requirements of the bento have the line {line!r}: {error}.") from error
+            raise SpecError(f"A requirements.txt has the line {line!r}: {error}.") from error
     return found
 
 
@@ -131,7 +131,7 @@ def _make(home: Path, name: str, lock: Path) -> None:
                 raise ModelFailed(f"local: cannot install {lock}: it took longer than {INSTALL_S:g} s.") from error
             if done.returncode:
                 raise ModelFailed(
-                    f"local: cannot install the requirements of the bento: `uv {command[1]}` failed. "
+                    f"local: cannot install {lock}: `uv {command[1]}` failed. "
                     "Check that each is pinned (name==version) and that the package index can be reached.",
                     tail="\n".join(done.stderr.splitlines()[-TAIL_LINES:]),
                 )

@@ -29,6 +29,7 @@ from ekiben.station.store import Store
 
 __all__ = ["NewFiles", "Schedules", "dues", "is_data", "latest_due"]
 
+OWN_PREFIXES = ("bentos/", "code/", "registry/", "runs/")
 DDL = """
 create table if not exists schedules (
   function text not null, cron text not null, zone text not null, last_due text not null, primary key (function, cron, zone));
@@ -110,7 +111,11 @@ class Schedules:
 
 
 def is_data(key: str) -> bool:
-    """Is this key's file meant to be read? Not hidden ones, nor those named as half written."""
+    """Is this key's file meant to be read? Not hidden ones, nor those named as half written, nor what Ekiben itself writes:
+    a run that is started by new data must not start another by its own output.
+    """
+    if key.startswith(OWN_PREFIXES):
+        return False
     name = key.rpartition("/")[2]
     return not name.startswith(".") and not name.endswith((".tmp", ".part", "~")) and "/." not in f"/{key}"
 
