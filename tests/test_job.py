@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ekiben import job
 from ekiben.errors import SpecError
@@ -39,14 +38,31 @@ def vertex(type: str, index: int, *sizes: int) -> str:
         ),
         ({"EKIBEN_NODE_RANK": "0"}, Node()),
         (
-            {"PET_NODE_RANK": "2", "PET_NNODES": "2:4", "PET_MASTER_ADDR": "job-node-0-0.job", "PET_MASTER_PORT": "29400"},
+            {
+                "PET_NODE_RANK": "2",
+                "PET_NNODES": "2:4",
+                "PET_MASTER_ADDR": "job-node-0-0.job",
+                "PET_MASTER_PORT": "29400",
+            },
             Node(rank=2, count=4, master_addr="job-node-0-0.job", master_port=29400),
         ),
         ({"CLUSTER_SPEC": vertex("workerpool0", 0, 1)}, Node(master_addr="cmle-0-0", master_port=2222)),
-        ({"CLUSTER_SPEC": vertex("workerpool1", 1, 1, 3)}, Node(rank=2, count=4, master_addr="cmle-0-0", master_port=2222)),
-        ({"CLUSTER_SPEC": vertex("workerpool2", 0, 1, 2, 2)}, Node(rank=3, count=5, master_addr="cmle-0-0", master_port=2222)),
         (
-            {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6105", "WORLD_SIZE": "8", "EKIBEN_NODE_COUNT": "2"},
+            {"CLUSTER_SPEC": vertex("workerpool1", 1, 1, 3)},
+            Node(rank=2, count=4, master_addr="cmle-0-0", master_port=2222),
+        ),
+        (
+            {"CLUSTER_SPEC": vertex("workerpool2", 0, 1, 2, 2)},
+            Node(rank=3, count=5, master_addr="cmle-0-0", master_port=2222),
+        ),
+        (
+            {
+                "NODE_RANK": "1",
+                "MASTER_ADDR": "10.0.0.4",
+                "MASTER_PORT": "6105",
+                "WORLD_SIZE": "8",
+                "EKIBEN_NODE_COUNT": "2",
+            },
             Node(rank=1, count=2, master_addr="10.0.0.4", master_port=6105),
         ),
         (
@@ -91,14 +107,18 @@ def test_sagemakers_hosts_are_counted_not_spelled(count: int, data: st.DataObjec
     shuffled = data.draw(st.permutations(hosts))
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "resourceconfig.json"
-        config.write_text(json.dumps({"current_host": hosts[rank], "hosts": shuffled, "network_interface_name": "eth0"}))
+        config.write_text(
+            json.dumps({"current_host": hosts[rank], "hosts": shuffled, "network_interface_name": "eth0"})
+        )
         assert job.node({}, resource_config=config) == Node(rank=rank, count=count, master_addr="algo-1")
         assert job.node({"PET_NODE_RANK": "0"}, resource_config=config) == Node()
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12))
 def test_vertex_gives_each_replica_its_own_rank(sizes: list[int]) -> None:
-    ranks = [node(CLUSTER_SPEC=vertex(f"workerpool{i}", j, *sizes)).rank for i, size in enumerate(sizes) for j in range(size)]
+    ranks = [
+        node(CLUSTER_SPEC=vertex(f"workerpool{i}", j, *sizes)).rank for i, size in enumerate(sizes) for j in range(size)
+    ]
     assert ranks == list(range(sum(sizes)))
 
 

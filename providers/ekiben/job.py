@@ -60,7 +60,9 @@ class Node:
 def inputs() -> dict[str, Path]:
     """Input name -> the folder of its files."""
     start = "EKIBEN_INPUT_"
-    return {name.removeprefix(start).lower(): Path(value) for name, value in os.environ.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start).lower(): Path(value) for name, value in os.environ.items() if name.startswith(start)
+    }
 
 
 def params() -> dict[str, Any]:
@@ -114,7 +116,9 @@ def node(environ: Mapping[str, str] | None = None, *, resource_config: Path = SA
     Vertex AI (CLUSTER_SPEC), Azure ML (NODE_RANK), an Indexed Job (JOB_COMPLETION_INDEX), Open MPI.
     """
     env = os.environ if environ is None else environ
-    found = _ekiben(env) or _kubeflow(env) or _sagemaker(resource_config) or _vertex(env) or _azure(env) or _indexed(env)
+    found = (
+        _ekiben(env) or _kubeflow(env) or _sagemaker(resource_config) or _vertex(env) or _azure(env) or _indexed(env)
+    )
     found = found or _mpi(env) or Node()
     if not 0 <= found.rank < found.count or not found.master_addr:
         raise SpecError(

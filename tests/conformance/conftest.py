@@ -52,6 +52,10 @@ class Rig:
     def down(self) -> None:
         raise NotImplementedError
 
+    def again(self) -> int:
+        """`up` once more; returns how many resources it changed."""
+        raise NotImplementedError
+
     def crash(self) -> None:
         """Kill the host as a power cut would, and have it back. Only where there is one (`hosted`)."""
         raise NotImplementedError

@@ -90,7 +90,7 @@ def test_s7_counting_by_read_and_match_loses_nothing(rig: Rig, key: str) -> None
     assert lake.get(key) == b"20"
 
 
-def test_s8_s9_what_is_not_there(rig: Rig, key: str, tmp_path: Path) -> None:
+def test_s8_s9_s14_what_is_not_there(rig: Rig, key: str, tmp_path: Path) -> None:
     lake = rig.runtime.storage("lake")
     (tmp_path / "kept").write_bytes(b"kept")
     for call in (

@@ -52,10 +52,14 @@ class Stage:
         return self.state_dir / "buckets" / name
 
     def code(self, files: Mapping[str, str]) -> dict[str, Any]:
-        bundle = archive.write({name: textwrap.dedent(text).encode() for name, text in files.items()}, self.lake / "code")
+        bundle = archive.write(
+            {name: textwrap.dedent(text).encode() for name, text in files.items()}, self.lake / "code"
+        )
         return {"code_uri": bundle.path.as_uri(), "code_sha256": bundle.sha256}
 
-    def function(self, name: str, code: str, *, on: tuple[Any, ...] = (), uses: tuple[str, ...] = (), **spec: Any) -> str:
+    def function(
+        self, name: str, code: str, *, on: tuple[Any, ...] = (), uses: tuple[str, ...] = (), **spec: Any
+    ) -> str:
         """Declare a function; returns its name."""
         platform = Platform(project="demo", stack="test")
         body = {
@@ -83,7 +87,9 @@ class Stage:
         return [one for one in self.client.request("GET", "/v1/events")["events"] if one["type"] == type]
 
     def deliveries(self, function: str, state: str = "") -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.client.request("GET", f"/v1/functions/{function}/deliveries?state={state}")["deliveries"]
+        found: list[dict[str, Any]] = self.client.request("GET", f"/v1/functions/{function}/deliveries?state={state}")[
+            "deliveries"
+        ]
         return found
 
     def settled(self, function: str, count: int) -> list[dict[str, Any]]:

@@ -71,12 +71,18 @@ def test_nothing_but_its_own_reaches_the_handlers_environment(own: Stage, monkey
     assert token != (own.state_dir / "token").read_text("ascii").strip()
     with pytest.raises(AccessDenied):
         Client(own.state_dir, token).request("PUT", "/v1/resources/bucket/mine", {"spec": {}})
-    for written in (own.state_dir / "station.log", own.state_dir / "access.jsonl", own.state_dir / "functions/nosy/log.txt"):
+    for written in (
+        own.state_dir / "station.log",
+        own.state_dir / "access.jsonl",
+        own.state_dir / "functions/nosy/log.txt",
+    ):
         assert token not in written.read_text("utf-8")
 
 
 def test_a_handler_that_raises_fails_its_caller_with_the_end_of_its_log(stage: Stage) -> None:
-    name = stage.function("raises", "def handler(event, runtime):\n    print('before')\n    raise KeyError('lost')", on=(Http(),))
+    name = stage.function(
+        "raises", "def handler(event, runtime):\n    print('before')\n    raise KeyError('lost')", on=(Http(),)
+    )
     with pytest.raises(FunctionFailed, match="KeyError: 'lost'") as caught:
         call(stage, name)
     assert "before" in caught.value.tail

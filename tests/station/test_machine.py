@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ekiben.errors import NoCapacity
 from ekiben.station import machine
@@ -18,8 +17,18 @@ from ekiben.station.supervision import allot
 H200 = [Gpu(id=str(i), name="NVIDIA H200", memory_mib=143771) for i in range(4)]
 
 
-def ask(vcpu: float = 1, memory_mib: int = 100, nodes: int = 1, gpu_count: int = 0, gpu: str = "", **more: Any) -> dict[str, Any]:
-    return {"id": "r", "vcpu": vcpu, "memory_mib": memory_mib, "nodes": nodes, "gpu_count": gpu_count, "gpu": gpu, **more}
+def ask(
+    vcpu: float = 1, memory_mib: int = 100, nodes: int = 1, gpu_count: int = 0, gpu: str = "", **more: Any
+) -> dict[str, Any]:
+    return {
+        "id": "r",
+        "vcpu": vcpu,
+        "memory_mib": memory_mib,
+        "nodes": nodes,
+        "gpu_count": gpu_count,
+        "gpu": gpu,
+        **more,
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,7 +55,10 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine.gpus() == [Gpu(id="0", name="NVIDIA H200", memory_mib=143771), Gpu(id="1", name="NVIDIA H200", memory_mib=0)]
+    assert machine.gpus() == [
+        Gpu(id="0", name="NVIDIA H200", memory_mib=143771),
+        Gpu(id="1", name="NVIDIA H200", memory_mib=0),
+    ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
     assert [gpu.id for gpu in machine.gpus()] == ["1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -77,7 +89,9 @@ def test_too_few_gpus_are_an_error_that_counts_them() -> None:
         check_capacity(ask(gpu_count=1, gpu="T4"), H200)
 
 
-@given(st.lists(st.tuples(st.floats(0.25, 4), st.integers(1, 2), st.integers(100, 500)), max_size=12), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.floats(0.25, 4), st.integers(1, 2), st.integers(100, 500)), max_size=12), st.integers(1, 4)
+)
 def test_runs_together_never_get_more_than_there_is(asked: list[tuple[float, int, int]], cpus: int) -> None:
     running: list[dict[str, Any]] = []
     for vcpu, nodes, memory_mib in asked:

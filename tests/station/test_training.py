@@ -52,7 +52,9 @@ COMPLETE = """
 
 
 def test_a_run_from_its_inputs_to_its_event(stage: Stage) -> None:
-    stage.training("whole", COMPLETE, inputs={"points": "lake/points/"}, params={"depth": 3, "name": "ü"}, model="other")
+    stage.training(
+        "whole", COMPLETE, inputs={"points": "lake/points/"}, params={"depth": 3, "name": "ü"}, model="other"
+    )
     first = stage.submit("whole", "whole-1", params={"depth": 4})
     assert first.state in ("pending", "running")
     run = stage.ended("whole", "whole-1")
@@ -90,7 +92,9 @@ def test_a_run_from_its_inputs_to_its_event(stage: Stage) -> None:
 
 
 def test_an_id_is_one_run(stage: Stage) -> None:
-    stage.training("once", "open('x', 'w'); import os, pathlib; pathlib.Path(os.environ['EKIBEN_MODEL_DIR'], 'm').touch()")
+    stage.training(
+        "once", "open('x', 'w'); import os, pathlib; pathlib.Path(os.environ['EKIBEN_MODEL_DIR'], 'm').touch()"
+    )
     stage.training("twice", "pass")
     threads = [threading.Thread(target=stage.submit, args=("once", "once-1")) for _ in range(8)]
     for thread in threads:
@@ -145,7 +149,10 @@ def _submit_nan(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("print('loading')\nprint('no such column: age')\nraise SystemExit(3)", "it ended with status 3: no such column: age"),
+        (
+            "print('loading')\nprint('no such column: age')\nraise SystemExit(3)",
+            "it ended with status 3: no such column: age",
+        ),
         ("from ekiben import job\njob.fail('row 7: bad ä')", "row 7: bad ä"),
         ("from ekiben import job\n(job.output_dir() / 'failure.txt').write_text('said so')", "said so"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "it was ended by SIGSEGV"),
@@ -213,7 +220,9 @@ def test_cancel_gives_time_for_a_checkpoint_and_leaves_no_process(stage: Stage) 
     assert (run.state, stage.marked("ek-cancel")) == ("cancelled", [])
     assert (stage.lake / "runs" / "forks" / "forks-1" / "checkpoints" / "terminated.txt").read_text() == "yes"
     assert stage.cancel("forks", "forks-1") == run
-    assert [one["data"]["state"] for one in stage.events("TrainingEnded") if one["subject"] == "forks-1"] == ["cancelled"]
+    assert [one["data"]["state"] for one in stage.events("TrainingEnded") if one["subject"] == "forks-1"] == [
+        "cancelled"
+    ]
     with pytest.raises(NotFound):
         stage.cancel("forks", "nothing")
 

@@ -145,7 +145,9 @@ def test_a_run_that_was_claimed_but_not_started_is_started_once(stage: Stage) ->
 
 def test_a_killed_node_is_a_failed_run_that_says_so(stage: Stage) -> None:
     marks = begin(stage)
-    (pid,) = [pid for pid in stage.marked("\0-u\0train.py") if _run_of(pid) == "run-1" and _parent(pid) == supervisor(stage)]
+    (pid,) = [
+        pid for pid in stage.marked("\0-u\0train.py") if _run_of(pid) == "run-1" and _parent(pid) == supervisor(stage)
+    ]
     os.kill(pid, signal.SIGKILL)
     run = stage.ended("waits", "run-1")
     assert (run.state, stage.marked(f"{marks}.daemon")) == ("failed", [])

@@ -202,7 +202,9 @@ def _json(body: Any, what: str) -> str:
         text = json.dumps(body, allow_nan=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise SpecError(f"{what} cannot be sent as JSON: {error}.") from error
+        shown = repr(body)
+        shown = shown if len(shown) <= 200 else shown[:197] + "..."
+        raise SpecError(f"{what} cannot be sent as JSON: {error}. It was: {shown}.") from error
     return text
 
 
@@ -211,9 +213,19 @@ def _refusal(name: str, route: str, status: int, body: Any, raw: bytes) -> Ekibe
     said = body.get("error") if isinstance(body, dict) else None
     if isinstance(said, dict):
         return from_body(status, body)
-    text = str(said or (body.get("detail") if isinstance(body, dict) else "") or raw[:500].decode("utf-8", "replace"))
+    detail = body.get("detail") if isinstance(body, dict) else None
+    text = _fields(detail) or str(said or detail or raw[:500].decode("utf-8", "replace"))
     if status == 503:
         return Unavailable("local", f"call the endpoint {name!r}", text.rstrip(".") or "it is busy", "Try again later")
     if status < 500:
         return SpecError(f"local: the model behind {name!r} refuses the call of {route!r} (HTTP {status}): {text}")
     return ModelFailed(f"local: the model behind {name!r} failed at {route!r} (HTTP {status}): {text}")
+
+
+def _fields(detail: Any) -> str:
+    """BentoML's list of what is wrong with a request: the first five fields, each with its place."""
+    if not isinstance(detail, list) or not all(isinstance(item, dict) and "msg" in item for item in detail):
+        return ""
+    told = [": ".join((".".join(map(str, item.get("loc") or ())), str(item["msg"]))) for item in detail[:5]]
+    more = f"; and {len(detail) - 5} more" if len(detail) > 5 else ""
+    return "; ".join(text.removeprefix(": ") for text in told) + more

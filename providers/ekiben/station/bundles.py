@@ -30,7 +30,9 @@ def bucket_of(state_dir: Path, uri: str) -> tuple[Path, str]:
     path = path_of(uri)
     buckets = state_dir / "buckets"
     if not path.is_relative_to(buckets) or path == buckets:
-        raise SpecError(f"The URI {uri!r} does not lie in a storage of this environment: those are below {buckets.as_uri()}.")
+        raise SpecError(
+            f"The URI {uri!r} does not lie in a storage of this environment: those are below {buckets.as_uri()}."
+        )
     name, *rest = path.relative_to(buckets).parts
     return buckets / name, "/".join(rest) + ("/" if rest and uri.endswith("/") else "")
 
@@ -40,7 +42,9 @@ def unpacked(state_dir: Path, spec: Mapping[str, Any]) -> Path:
     digest = str(spec["code_sha256"])
     tar, into = path_of(str(spec["code_uri"])), state_dir / "code" / digest
     if not tar.is_file() and not into.is_dir():
-        raise NotFound("local", f"unpack the code {spec['code_uri']!r}", "there is no such file", "Mend it with `ekiben up`")
+        raise NotFound(
+            "local", f"unpack the code {spec['code_uri']!r}", "there is no such file", "Mend it with `ekiben up`"
+        )
     return unpack(tar, digest, into)
 
 

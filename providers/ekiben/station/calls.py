@@ -166,5 +166,3 @@ def _status(status: int) -> str:
         why = ", perhaps for lack of memory" if status == -signal.SIGKILL else ""
         return f"its process was ended by {name}{why}"
     return f"its process ended with status {status} before the handler returned"
-
-

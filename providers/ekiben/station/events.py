@@ -58,7 +58,9 @@ def matches(trigger: Mapping[str, Any], event: Event, function: str) -> bool:
         return False
     if kind == "NewData":
         key = event.subject
-        return event.source == trigger["storage"] and key.startswith(trigger["prefix"]) and key.endswith(trigger["suffix"])
+        return (
+            event.source == trigger["storage"] and key.startswith(trigger["prefix"]) and key.endswith(trigger["suffix"])
+        )
     if kind == "Schedule":
         return event.source == function and event.subject == trigger["cron"]
     return event.source == function
@@ -113,7 +115,9 @@ class Events:
         rows = self._store.all("select record from events order by seq desc limit ?", (limit,))
         return [json.loads(row["record"]) for row in rows]
 
-    def subscribe(self, function: str, triggers: Sequence[Mapping[str, Any]], *, retries: int, backoff_s: float) -> None:
+    def subscribe(
+        self, function: str, triggers: Sequence[Mapping[str, Any]], *, retries: int, backoff_s: float
+    ) -> None:
         """Say what a function waits for, instead of what it waited for until now."""
         self._store.run(
             "insert into subscriptions values (?, ?, ?, ?) on conflict (function) do update set "
@@ -147,7 +151,9 @@ class Events:
                 "where d.state = 'running' and d.owner != ?", (self._owner,),
             ).fetchall()  # fmt: skip
             for row in rows:
-                state, error = ("dead", "The station stopped during the call.") if row["type"] == "Http" else ("waiting", "")
+                state, error = (
+                    ("dead", "The station stopped during the call.") if row["type"] == "Http" else ("waiting", "")
+                )
                 connection.execute(
                     "update deliveries set state = ?, error = ?, due = ?, owner = '' where id = ?",
                     (state, error, self._clock(), row["id"]),
@@ -186,7 +192,13 @@ class Events:
             return "dead"
         self._store.run(
             "update deliveries set state = 'waiting', due = ?, error = ?, owner = '' where id = ? and owner = ? and attempts = ?",
-            (self._clock() + pause_s(row["backoff_s"], claim.attempt), error[:ERROR_CHARS], claim.id, self._owner, claim.attempt),
+            (
+                self._clock() + pause_s(row["backoff_s"], claim.attempt),
+                error[:ERROR_CHARS],
+                claim.id,
+                self._owner,
+                claim.attempt,
+            ),
         )
         self.on_delivery()
         return "waiting"
@@ -211,7 +223,9 @@ class Events:
     def replay(self, function: str, delivery: str) -> None:
         """Put a dead letter back in the queue, with all its tries. Silent when it is not dead any more. Raises NotFound."""
         with self._store.transaction() as connection:
-            there = connection.execute("select 1 from deliveries where id = ? and function = ?", (delivery, function)).fetchone()
+            there = connection.execute(
+                "select 1 from deliveries where id = ? and function = ?", (delivery, function)
+            ).fetchone()
             if there is None:
                 raise NotFound("local", f"replay the delivery {delivery!r}", f"the function {function!r} has none of that id",
                                f"List them with `ekiben functions {function}`")  # fmt: skip
@@ -237,7 +251,9 @@ class Events:
 
     def counts(self) -> Sequence[dict[str, Any]]:
         """Deliveries by function and state."""
-        return self._store.all("select function, state, count(*) as n from deliveries group by function, state order by 1, 2")
+        return self._store.all(
+            "select function, state, count(*) as n from deliveries group by function, state order by 1, 2"
+        )
 
     def _deliver(self, event: Event, function: str, *, state: str) -> str:
         id = uuid.uuid4().hex[:16]
@@ -249,13 +265,17 @@ class Events:
 
     def _take(self, delivery: str) -> Claim:
         self._store.run(
-            "update deliveries set state = 'running', attempts = attempts + 1, owner = ? where id = ?", (self._owner, delivery)
+            "update deliveries set state = 'running', attempts = attempts + 1, owner = ? where id = ?",
+            (self._owner, delivery),
         )
         row = self._store.one(
-            "select d.function, d.attempts, e.record from deliveries d join events e on e.id = d.event where d.id = ?", (delivery,)
+            "select d.function, d.attempts, e.record from deliveries d join events e on e.id = d.event where d.id = ?",
+            (delivery,),
         )
         assert row is not None  # noqa: S101 - the caller's transaction has just read it
-        return Claim(id=delivery, function=row["function"], event=Event.from_json(row["record"]), attempt=row["attempts"])
+        return Claim(
+            id=delivery, function=row["function"], event=Event.from_json(row["record"]), attempt=row["attempts"]
+        )
 
     def _end(self, claim: Claim, state: str, error: str, result: str) -> None:
         self._store.run(

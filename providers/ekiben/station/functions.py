@@ -91,6 +91,7 @@ class Functions:
         loop = asyncio.get_running_loop()
         for function in set(self.events.functions()) - {one.name for one in self.context.resources(self.kind)}:
             self.events.forget(function)
+
         def due() -> None:
             loop.call_soon_threadsafe(self._wake.set)
 
@@ -217,7 +218,10 @@ class Functions:
             await asyncio.wait_for(self._http.acquire(), HTTP_WAIT_S)
         except TimeoutError:
             raise Unavailable(
-                "local", f"call the function {resource.name!r}", f"{CALLS} calls have run for {HTTP_WAIT_S:g} s", "Try again later"
+                "local",
+                f"call the function {resource.name!r}",
+                f"{CALLS} calls have run for {HTTP_WAIT_S:g} s",
+                "Try again later",
             ) from None
         try:
             event = Event(id=f"http-{uuid.uuid4().hex}", type="Http", source=resource.name, time=now(), data=data)
@@ -228,7 +232,9 @@ class Functions:
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
-            raise Unavailable("local", f"call the function {resource.name!r}", "it was stopped meanwhile", "Try again") from None
+            raise Unavailable(
+                "local", f"call the function {resource.name!r}", "it was stopped meanwhile", "Try again"
+            ) from None
         finally:
             self._http.release()
         if outcome.error:
@@ -295,7 +301,9 @@ def _check_handler(name: str, bundle: Path) -> None:
         tree = ast.parse(main.read_bytes(), "main.py")
     except (SyntaxError, ValueError) as error:
         raise SpecError(f"The function {name!r}: main.py is no Python: {error}.") from error
-    names = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     names |= {target.id for target in assigned if isinstance(target, ast.Name)}

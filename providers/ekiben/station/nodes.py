@@ -228,7 +228,9 @@ def _explained(verdict: Verdict, nodes: list[Node], ended: set[int], run_dir: Pa
     told_by = [_ended(node.process.returncode, node.last_line) for node in failed]
     if len(nodes) == 1:
         return Verdict(state="failed", reason=f"it {told_by[0]}"[:REASON_CHARS])
-    named = [f"node {node.rank} {text[: REASON_CHARS // len(failed)]}" for node, text in zip(failed, told_by, strict=True)]
+    named = [
+        f"node {node.rank} {text[: REASON_CHARS // len(failed)]}" for node, text in zip(failed, told_by, strict=True)
+    ]
     return Verdict(state="failed", reason="; ".join(named)[:REASON_CHARS])
 
 

@@ -60,7 +60,13 @@ def main(run_dir: Path, lock: int) -> None:
         )
     except (EkibenError, OSError) as error:
         verdict = Verdict(state="failed", reason=f"its results could not be stored: {error}")
-    status |= {"state": verdict.state, "reason": verdict.reason, "ended_at": now(), "metrics": metrics, "lineage": lineage}
+    status |= {
+        "state": verdict.state,
+        "reason": verdict.reason,
+        "ended_at": now(),
+        "metrics": metrics,
+        "lineage": lineage,
+    }
     write_json(run_dir / "status.json", status)
 
 

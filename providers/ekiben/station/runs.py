@@ -114,7 +114,10 @@ class Trainings:
         assert there is not None
         if there["training"] != resource.name:
             raise AlreadyExists(
-                "local", f"submit the run {job.id!r}", f"the training {there['training']!r} has a run of that id", "Use another id"
+                "local",
+                f"submit the run {job.id!r}",
+                f"the training {there['training']!r} has a run of that id",
+                "Use another id",
             )
         return web.json_response(self._shown(there).to_dict())
 
@@ -170,7 +173,9 @@ class Trainings:
         deadline = asyncio.get_running_loop().time() + json.loads(row["ask"])["grace_s"] + CANCEL_SLACK_S
         while (row := self._row(id)) is not None and row["state"] in ("pending", "running"):
             if asyncio.get_running_loop().time() > deadline:
-                raise Unavailable("local", f"cancel the run {id!r}", "its processes do not end", f"Look at {self._dir(id)}")
+                raise Unavailable(
+                    "local", f"cancel the run {id!r}", "its processes do not end", f"Look at {self._dir(id)}"
+                )
             await asyncio.sleep(TICK_S / 2)
 
     async def _find_gpus(self) -> list[machine.Gpu]:
@@ -226,7 +231,9 @@ class Trainings:
         ask, run_dir = json.loads(row["ask"]), self._dir(row["id"])
         again = status["state"] == "failed" and row["attempt"] <= ask["retries"] and not (run_dir / "cancel").exists()
         if again:
-            record = replace(Run.from_json(row["record"]), reason=f"attempt {row['attempt']} failed: {status['reason']}")
+            record = replace(
+                Run.from_json(row["record"]), reason=f"attempt {row['attempt']} failed: {status['reason']}"
+            )
             self.store.run(
                 "update runs set state = 'pending', attempt = attempt + 1, record = ?, cpus = '[]', gpus = '[]' where id = ?",
                 (record.to_json(), row["id"]),
@@ -249,7 +256,8 @@ class Trainings:
         )  # fmt: skip
         with self.store.transaction() as connection:
             connection.execute(
-                "update runs set state = ?, record = ?, cpus = '[]', gpus = '[]' where id = ?", (state, run.to_json(), run.id)
+                "update runs set state = ?, record = ?, cpus = '[]', gpus = '[]' where id = ?",
+                (state, run.to_json(), run.id),
             )
             self.context.publish(
                 Event(id=f"training-ended-{run.id}", type="TrainingEnded", source=run.training, subject=run.id,

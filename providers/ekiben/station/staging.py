@@ -83,7 +83,9 @@ def _copy_whole(folder: Folder, object: Object, source: Path, target: Path) -> N
         if folder.head(object.key).etag == before.etag:
             target.chmod(0o444)
             return
-    raise ProviderError("local", f"read the input {object.key!r}", "it is being written to all the time", "Try again later")
+    raise ProviderError(
+        "local", f"read the input {object.key!r}", "it is being written to all the time", "Try again later"
+    )
 
 
 def result_uris(storage_uri: str, training: str, run: str) -> dict[str, str]:
@@ -104,7 +106,9 @@ def store_results(
     """
     bucket = path_of(storage_uri)
     if not bucket.is_dir():
-        raise NotFound("local", f"store the results of the run {run!r}", f"there is no {storage_uri}", "Mend it with `ekiben up`")
+        raise NotFound(
+            "local", f"store the results of the run {run!r}", f"there is no {storage_uri}", "Mend it with `ekiben up`"
+        )
     staging = bucket / RESERVED / "staging"
     staging.mkdir(parents=True, exist_ok=True)
     fresh, old = staging / secrets.token_hex(8), staging / secrets.token_hex(8)

@@ -34,7 +34,11 @@ class Allotment:
 
 
 def allot(
-    ask: Mapping[str, Any], running: Sequence[Mapping[str, Any]], cpus: Sequence[int], memory_mib: int, gpus: Sequence[machine.Gpu]
+    ask: Mapping[str, Any],
+    running: Sequence[Mapping[str, Any]],
+    cpus: Sequence[int],
+    memory_mib: int,
+    gpus: Sequence[machine.Gpu],
 ) -> Allotment | None:
     """CPUs and GPUs for a run beside those that are running; None while there is no room."""
     nodes = ask["nodes"]

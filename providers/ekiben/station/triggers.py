@@ -80,9 +80,13 @@ class Schedules:
         with self._store.transaction() as connection:
             rows = connection.execute("select cron, zone from schedules where function = ?", (function,)).fetchall()
             for cron, zone in {(row["cron"], row["zone"]) for row in rows} - wanted:
-                connection.execute("delete from schedules where function = ? and cron = ? and zone = ?", (function, cron, zone))
+                connection.execute(
+                    "delete from schedules where function = ? and cron = ? and zone = ?", (function, cron, zone)
+                )
             for cron, zone in sorted(wanted):
-                connection.execute("insert or ignore into schedules values (?, ?, ?, ?)", (function, cron, zone, _text(at)))
+                connection.execute(
+                    "insert or ignore into schedules values (?, ?, ?, ?)", (function, cron, zone, _text(at))
+                )
 
     def fire(self, at: datetime) -> list[Event]:
         """Publish what is due at `at`. A clock that was set back fires nothing twice."""
@@ -130,7 +134,9 @@ class _Seen:
 class NewFiles:
     """New whole files in the buckets that NewData triggers watch. A file is whole when it has not changed for `settle_s`."""
 
-    def __init__(self, events: Events, bucket: Callable[[str], Path], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, events: Events, bucket: Callable[[str], Path], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._events = events
         self._bucket = bucket
         self._clock = clock
@@ -160,7 +166,9 @@ class NewFiles:
 
     def _objects(self, storage: str, prefixes: set[str]) -> list[Object]:
         """The files below the prefixes, each once."""
-        roots = {prefix for prefix in prefixes if not any(prefix != other and prefix.startswith(other) for other in prefixes)}
+        roots = {
+            prefix for prefix in prefixes if not any(prefix != other and prefix.startswith(other) for other in prefixes)
+        }
         found: dict[str, Object] = {}
         for prefix in roots:
             try:
