@@ -11,7 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from ekiben.errors import SpecError
 from ekiben.records import Decision, ModelVersion, Record, VersionState, now
@@ -114,7 +114,7 @@ def decided(index: Index, number: int, state: str, who: str, why: str) -> Index 
             "point the alias at another version first."
         )
     index = _noted(index, number, state, who, why, entry.state, state)
-    changed = replace(entry, state=cast(VersionState, state), seq=index.seq, since=index.tail[-1].when)
+    changed = replace(entry, state=state, seq=index.seq, since=index.tail[-1].when)
     return replace(index, versions={**index.versions, str(number): changed})
 
 

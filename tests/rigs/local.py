@@ -35,6 +35,10 @@ def make(base: type) -> Any:
             self.command("destroy", "--yes")
             shutil.rmtree(self.folder)
 
+        def again(self) -> int:
+            changes = json.loads(self.command("up", "--json").stdout)["changes"]
+            return sum(count for operation, count in changes.items() if operation != "same")
+
         def crash(self) -> None:
             from ekiben.station import launch
 

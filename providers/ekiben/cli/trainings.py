@@ -241,10 +241,10 @@ def _ended(run: Run) -> str:
     state = {"cancelled": "been cancelled", "failed": "failed", "succeeded": "succeeded"}.get(
         run.state, f"not ended ({run.state})"
     )
-    return f"{state}: {run.reason.rstrip('.')}" if run.reason else state
+    took = f" after {_took(run)}" if run.ended and run.started_at else ""
+    return f"{state}{took}: {run.reason.rstrip('.')}" if run.reason else state + took
 
 
 def _summary(run: Run) -> str:
-    took = f" after {_took(run)}" if run.ended and run.started_at else ""
     metrics = ", ".join(f"{key} {show.number(value)}" for key, value in sorted(run.metrics.items())[:6])
-    return f"Run {run.id} has {_ended(run)}{took}." + (f" {metrics}." if metrics else "")
+    return f"Run {run.id} has {_ended(run)}." + (f" {metrics}." if metrics else "")
