@@ -11,7 +11,6 @@ employment = cloud.Training(
     ek.TrainingSpec(
         source="training_jobs/employment",
         inputs={"census": "lake/employment/"},
-        env={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that wait must not burn the cores of a machine that is shared
         resources=ek.Resources(vcpu=2, memory_mib=4096),
         timeout_s=900,
     ),
