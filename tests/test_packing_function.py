@@ -88,7 +88,7 @@ def platform(folder: Path) -> Platform:
     return Platform(project="p", stack="s", parts={part.name: part for part in parts})
 
 
-def test_a_function_needs_nothing_but_obstore(tmp_path: Path, site: Path) -> None:
+def test_f13_a_function_needs_nothing_but_obstore(tmp_path: Path, site: Path) -> None:
     source = tmp_path / "function"
     source.mkdir()
     (source / "main.py").write_text(HANDLER)

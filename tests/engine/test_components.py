@@ -106,7 +106,7 @@ def test_parts_have_the_facts_that_the_runtime_needs(run: Callable[..., Any], ba
     assert known["job"].ref == "small/dev/training/job"
 
 
-def test_everything_is_under_its_component_and_tagged(run: Callable[..., Any]) -> None:
+def test_d6_d11_everything_is_under_its_component_and_tagged(run: Callable[..., Any]) -> None:
     monitor, known = run(whole)
     for (token, name), inputs in monitor.made.items():
         if not token.startswith("ekiben:station:") or token.endswith(":Host"):
@@ -129,7 +129,7 @@ def test_specs_keep_the_types_of_their_numbers(run: Callable[..., Any]) -> None:
     assert monitor.inputs("Training", "job")["input_uris"] == {"rows": "file:///state/lake/rows/"}
 
 
-def test_a_function_is_given_what_it_uses_and_no_more(run: Callable[..., Any]) -> None:
+def test_d16_a_function_is_given_what_it_uses_and_no_more(run: Callable[..., Any]) -> None:
     monitor, _ = run(whole)
     given = monitor.inputs("Function", "hello")
     assert given["uses"] == ["box-api", "job", "models"]
@@ -215,3 +215,14 @@ def test_a_grant_after_the_fact_is_refused(run: Callable[..., Any]) -> None:
 def test_a_cron_that_cannot_be_expressed_is_refused() -> None:
     with pytest.raises(SpecError, match="restricted"):
         ek.Schedule("0 3 1 * 1")
+
+
+def test_d13_two_components_of_one_name_are_refused(run: Callable[..., Any]) -> None:
+    def program() -> list[Any]:
+        cloud = ek.provider("local")
+        lake = cloud.Storage("lake")
+        ek.export(lake, cloud.Registry("lake", storage=lake))
+        return []
+
+    with pytest.raises(SpecError, match="Two components are called 'lake'"):
+        run(program)

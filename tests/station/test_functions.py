@@ -57,7 +57,7 @@ def test_a_call_by_http_waits_for_what_the_handler_returns(stage: Stage) -> None
     assert f"heard {delivery['event']['id']}" in log(stage, name)
 
 
-def test_nothing_but_its_own_reaches_the_handlers_environment(own: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f14_nothing_but_its_own_reaches_the_handlers_environment(own: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     own.kill()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not for handlers")
     own.start()
@@ -140,7 +140,7 @@ HANG = """
 """
 
 
-def test_a_hung_handler_is_stopped_with_all_that_it_started(stage: Stage) -> None:
+def test_f10_a_hung_handler_is_stopped_with_all_that_it_started(stage: Stage) -> None:
     deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     code = deaf + _dedent(HANG.format(mark="ek-hang", then="time.sleep(300)"))
     stage.function("hangs", code, on=(Http(),), timeout_s=1)
@@ -155,7 +155,7 @@ def test_what_a_handler_leaves_running_ends_with_the_call(stage: Stage) -> None:
     assert stage.marked("ek-leave") == []
 
 
-def test_a_handler_over_its_memory_is_stopped(stage: Stage) -> None:
+def test_f10_a_handler_over_its_memory_is_stopped(stage: Stage) -> None:
     code = "import time\ndef handler(event, runtime):\n    ballast = bytearray(400 * 2**20)\n    time.sleep(60)"
     stage.function("eats", code, on=(Http(),), memory_mib=128)
     with pytest.raises(FunctionFailed, match="memory limit of 128 MiB"):

@@ -343,7 +343,7 @@ def test_one_node_that_fails_stops_the_others(stage: Stage) -> None:
     assert (run.state, run.reason) == ("failed", "node 1 gives up")
 
 
-def test_gpus_that_are_not_there_are_refused_with_how_many_there_are(stage: Stage) -> None:
+def test_t16_gpus_that_are_not_there_are_refused_with_how_many_there_are(stage: Stage) -> None:
     if machine.gpus():
         pytest.skip("this machine has GPUs")
     stage.training("gpu", "pass", resources={"gpus": 1})

@@ -47,7 +47,7 @@ def first(cron: str, zone: str, after: str, count: int = 1) -> list[str]:
         ("15,45 2 * * *", "2025-03-30T00:00", ["2025-03-30T01:00", "2025-03-31T00:15", "2025-03-31T00:45"]),
     ],
 )
-def test_schedules_follow_the_clocks_of_their_zone(cron: str, after: str, expected: list[str]) -> None:
+def test_f3_schedules_follow_the_clocks_of_their_zone(cron: str, after: str, expected: list[str]) -> None:
     assert first(cron, "Europe/Paris", after, len(expected)) == expected
 
 

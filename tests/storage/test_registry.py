@@ -82,6 +82,14 @@ def test_a_version_from_first_to_last(registry: Registry) -> None:
     ]
 
 
+def test_r15_two_registries_in_one_storage_do_not_see_each_other(folder: Storage) -> None:
+    ours, theirs = Registry(folder, prefix="registry/ours"), Registry(folder, prefix="registry/theirs")
+    ours.register(version("run-1"))
+    assert theirs.versions() == []
+    assert theirs.register(version("run-2")).version == 1
+    assert [found.key for found in ours.versions()] == ["run-1"]
+
+
 def test_decisions(local: Registry) -> None:
     local.register(version("a"))
     for state in ("approved", "rejected", "approved", "rejected", "archived"):
@@ -269,7 +277,7 @@ class Dying:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("again", [False, True], ids=["another-writes-next", "repeated-next"])
-def test_a_crash_at_each_write_heals(folder: Storage, after: bool, again: bool) -> None:
+def test_r13_a_crash_at_each_write_heals(folder: Storage, after: bool, again: bool) -> None:
     steps: list[tuple[str, Callable[[ObjectRegistry], object]]] = [
         ("a", lambda registry: registry.register(version("a"))),
         ("b", lambda registry: registry.register(version("b"))),
