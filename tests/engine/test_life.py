@@ -44,6 +44,18 @@ def pid(state: Path) -> int:
     return int(json.loads((state / "station.json").read_text())["pid"])
 
 
+def ended(process: int) -> None:
+    """Wait until the process is gone: nothing of an engine, or of what it stopped, outlives it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the process {process} still runs")
+
+
 def test_a_stack_from_preview_to_destroy(project: Project) -> None:
     project.program(SMALL)
     state = project.state()
@@ -225,18 +237,6 @@ def started(project: Project) -> subprocess.Popen[str]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
-
-
-def ended(process: int) -> None:
-    """Wait until the process is gone: nothing of an engine, or of what it stopped, outlives it."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"the process {process} still runs")
 
 
 def test_ctrl_c_ends_the_engine_and_the_next_up_goes_on(project: Project) -> None:

@@ -31,6 +31,7 @@ from ekiben.engine.progress import Progress
 
 __all__ = ["Result", "choose", "destroy", "outputs", "preview", "refresh", "up"]
 
+MASKED = "[secret]"
 UNHANDLED = "Program failed with an unhandled exception"
 
 
@@ -64,7 +65,14 @@ def up(root: Path, stack: str, *, progress: Progress | None = None, refresh: boo
     """
     progress = progress or Progress()
     with _stack(root, stack, "bring up", progress) as opened:
-        made = opened.up(refresh=refresh or None, on_event=progress, color="never")
+        # Resources are made while the program still runs: only a preview before can refuse a bad one with nothing changed.
+        plan = Progress(quiet=True)
+        try:
+            opened.preview(refresh=refresh or None, on_event=plan, color="never")
+        except automation.CommandError:
+            progress.errors, progress.failed = plan.errors, plan.failed
+            raise
+        made = opened.up(refresh=refresh or None, on_event=progress, color="never", show_secrets=False)
         return Result(stack=stack, changes=progress.changes, steps=progress.steps, outputs=_open(made.outputs))
 
 
@@ -80,7 +88,7 @@ def refresh(root: Path, stack: str, *, progress: Progress | None = None) -> Resu
     """Take into the state what is really there. Raises ProviderError."""
     progress = progress or Progress()
     with _stack(root, stack, "refresh", progress) as opened:
-        opened.refresh(on_event=progress, color="never")
+        opened.refresh(on_event=progress, color="never", show_secrets=False)
         return Result(stack=stack, changes=progress.changes, steps=progress.steps, outputs=_open(opened.outputs()))
 
 
@@ -88,7 +96,7 @@ def destroy(root: Path, stack: str, *, progress: Progress | None = None) -> Resu
     """Delete all that the stack has, but what is to be retained. Silent where nothing is. Raises ProviderError."""
     progress = progress or Progress()
     with _stack(root, stack, "destroy", progress) as opened:
-        opened.destroy(on_event=progress, color="never")
+        opened.destroy(on_event=progress, color="never", show_secrets=False)
         return Result(stack=stack, changes=progress.changes, steps=progress.steps)
 
 
@@ -98,6 +106,17 @@ def outputs(root: Path, stack: str) -> dict[str, Any]:
         return _open(opened.outputs())
 
 
+class Workspace(automation.LocalWorkspace):
+    """Outputs without the secrets: nothing is decrypted, which takes the engine a second each time."""
+
+    def stack_outputs(self, stack_name: str) -> automation.OutputMap:
+        text = self._run_pulumi_cmd_sync(["stack", "output", "--json", "--stack", stack_name]).stdout
+        return {
+            name: automation.OutputValue(value=value, secret=value == MASKED)
+            for name, value in json.loads(text).items()
+        }
+
+
 class Command(automation.PulumiCommand):
     """The CLI in a process group of its own: an interrupt reaches it once, from here, and it is waited for."""
 
@@ -105,6 +124,7 @@ class Command(automation.PulumiCommand):
         self.command = str(cli.path)
         self.version = VersionInfo.parse(cli.version)
         self._process: subprocess.Popen[str] | None = None
+        self._interrupted = False
 
     def run(
         self,
@@ -114,6 +134,8 @@ class Command(automation.PulumiCommand):
         on_output: Callable[[str], Any] | None = None,
         on_error: Callable[[str], Any] | None = None,
     ) -> automation.CommandResult:
+        if self._interrupted:  # between two commands
+            raise KeyboardInterrupt
         environ = {**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
         if os.path.isabs(self.command):  # its own plugins before others
             folder = os.path.dirname(self.command)
@@ -143,6 +165,7 @@ class Command(automation.PulumiCommand):
 
     def interrupt(self) -> None:
         """Ask the running CLI to end what is under way and stop; asked again, it stops at once."""
+        self._interrupted = True
         process = self._process
         if process is not None:
             with suppress(ProcessLookupError):
@@ -161,10 +184,10 @@ def _stack(root: Path, stack: str, verb: str, progress: Progress) -> Iterator[au
     """The stack, opened; errors of the engine as ours; Ctrl-C passed on to the engine and raised when that has ended."""
     cli = ensure(root, progress.say)
     command = Command(cli)
-    options = automation.LocalWorkspaceOptions(env_vars=environment(root, cli), pulumi_command=command)
+    workspace = Workspace(work_dir=str(root), env_vars=environment(root, cli), pulumi_command=command)
     with _interrupts(command, progress) as interrupted, progress.shown(f"{verb} {stack}"):
         try:
-            opened = automation.create_or_select_stack(stack, work_dir=str(root), opts=options)
+            opened = automation.Stack.create_or_select(stack, workspace)
             _unlock(root, opened, progress)
             yield opened
         except automation.CommandError as error:
