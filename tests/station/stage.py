@@ -144,3 +144,16 @@ def started(root: Path) -> Iterator[Stage]:
             if resource["kind"] in ("function", "training"):
                 stage.client.request("DELETE", f"/v1/resources/{resource['kind']}/{resource['name']}")
         launch.stop(stage.state_dir)
+
+
+@contextlib.contextmanager
+def with_points(root: Path) -> Iterator[Stage]:
+    """A station with an input of two files, and two that are none."""
+    with started(root) as stage:
+        points = stage.lake / "points"
+        (points / "sub").mkdir(parents=True)
+        (points / "a.csv").write_text("1\n2\n")
+        (points / "sub" / "Übung 2%.csv").write_text("3\n")
+        (points / "half.csv.part").write_text("?")
+        (points / ".hidden").write_text("?")
+        yield stage

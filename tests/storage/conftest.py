@@ -14,6 +14,7 @@ from ekiben.storage import Storage, open_storage
 from tests.fakes.azure import Azure
 from tests.fakes.gcs import Gcs
 from tests.fakes.http import Server, serving
+from tests.storage.observed import Registry
 
 BUCKET = "lake"
 
@@ -99,3 +100,13 @@ def folder(tmp_path: Path) -> Storage:
     root = tmp_path / "a lake é%20#1"
     root.mkdir()
     return open_storage(root.as_uri())
+
+
+@pytest.fixture
+def registry(store: Storage) -> Registry:
+    return Registry(store)
+
+
+@pytest.fixture
+def local(folder: Storage) -> Registry:
+    return Registry(folder)
