@@ -136,6 +136,8 @@ class Progress:
             )
         if operation.startswith("delete") and step.old is not None and step.old.retain_on_delete:
             word = "left to its bucket" if step.type.endswith(":Object") else "kept"
+        elif operation == "delete" and step.old is not None and (step.old.inputs or {}).get("retain") is True:
+            word = "kept, as `retain` says"
         sign = OPERATIONS[operation][0]
         detail = f" [{', '.join(changed)}]" if changed else ""
         took = f"  {seconds:.1f} s" if seconds else ""
