@@ -220,7 +220,9 @@ def test_files_with_secrets_are_the_owners_alone_and_no_log_has_the_token(host: 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Unavailable, match=rf"port {port}.*cannot be had(.|\n)*choose another port"):
+        with pytest.raises(
+            Unavailable, match=rf"^local: cannot start .* port {port}: .*cannot be had.*choose another port.*\.$"
+        ):
             launch.ensure(tmp_path / "state", project="demo", stack="test", port=port)
     assert not launch.running(tmp_path / "state")
     client = launch.ensure(tmp_path / "state", project="demo", stack="test", port=port)

@@ -18,7 +18,7 @@ from typing import IO
 
 from ekiben import __version__
 from ekiben.errors import AlreadyExists, EkibenError, Unavailable
-from ekiben.station.launch import prepare, tail
+from ekiben.station.launch import prepare
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare(args.state_dir)
         return _detached(args) if args.detach else _run(args, lambda: print(_url(args.state_dir), flush=True))
     except EkibenError as error:
-        print(error, file=sys.stderr)
+        print(error if args.detach else f"Error: {error}", file=sys.stderr)
         return 5
 
 
@@ -54,7 +54,7 @@ def _detached(args: argparse.Namespace) -> int:
             text = said.read()
         if text == "ready":
             return 0
-        print(text or f"the station ended at once\n{tail(args.state_dir / 'station.log')}", file=sys.stderr)
+        print(text or "it ended at once", file=sys.stderr)
         return 5
     os.close(reader)
     os.setsid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -20,6 +21,7 @@ START_S = 60.0
 STOP_S = 90.0
 POLL_S = 0.02
 LOG_LINES = 20
+REFUSAL = re.compile(r"local: cannot (.+?): (.+?)\. (.+)\.", re.DOTALL)
 
 
 def ensure(state_dir: Path | str, *, project: str, stack: str, port: int = 0) -> Client:
@@ -113,10 +115,12 @@ def _start(state_dir: Path, project: str, stack: str, port: int) -> None:
         # Another process may have started it at the same time: then this one was refused, and all is well.
         if done.returncode == 0 or running(state_dir):
             return
-    log = tail(state_dir / "station.log")
+    if own := REFUSAL.fullmatch(said):
+        raise Unavailable("local", *own.groups())
+    log = tail(state_dir / "station.log").strip()
     raise Unavailable(
         "local", f"start the station of {state_dir}", said.rstrip(".") or "it ended at once",
-        "Mend that and try again" + (f".\nThe end of {state_dir / 'station.log'}:\n{log}\n" if log else ""),
+        "Mend that and try again" + (f". The end of {state_dir / 'station.log'}:\n{log}" if log else ""),
     )  # fmt: skip
 
 
