@@ -59,10 +59,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def cli() -> pulumi_cli.Cli:
-    found = pulumi_cli.find(Path(__file__).parents[2])
-    if found is None:
-        pytest.skip("there is no Pulumi CLI here: `make setup` gets one")
-    return found
+    return pulumi_cli.ensure(Path(__file__).parents[2], print)
 
 
 @pytest.fixture
