@@ -56,7 +56,7 @@ def ended(process: int) -> None:
     pytest.fail(f"the process {process} still runs")
 
 
-def test_a_stack_from_preview_to_destroy(project: Project) -> None:
+def test_d1_d2_d3_d5_a_stack_from_preview_to_destroy(project: Project) -> None:
     project.program(SMALL)
     state = project.state()
 
@@ -101,7 +101,7 @@ def test_a_stack_from_preview_to_destroy(project: Project) -> None:
     assert stacks.destroy(project.root, "dev", progress=quiet()).changes == {}
 
 
-def test_what_was_deleted_or_killed_by_hand_is_found_and_mended(project: Project) -> None:
+def test_d4_what_was_deleted_or_killed_by_hand_is_found_and_mended(project: Project) -> None:
     project.program(SMALL.replace("retain=True", "retain=False"))
     state = project.state()
     stacks.up(project.root, "dev", progress=quiet())
@@ -128,7 +128,7 @@ def test_what_was_deleted_or_killed_by_hand_is_found_and_mended(project: Project
     assert not state.exists(), "a station that does not run is destroyed like any other"
 
 
-def test_two_stacks_on_one_machine_do_not_touch_each_other(project: Project) -> None:
+def test_d7_two_stacks_on_one_machine_do_not_touch_each_other(project: Project) -> None:
     project.config("other")
     project.program('lake = cloud.Storage("lake")\nek.export(lake)')
     stacks.up(project.root, "dev", progress=quiet())
@@ -188,7 +188,7 @@ cloud.Function("hello", ek.FunctionSpec(source="functions/hello", on=(ek.Schedul
 
 
 @pytest.mark.parametrize("program", REFUSED)
-def test_what_cannot_be_is_one_clear_message_and_nothing_is_made(project: Project, program: str) -> None:
+def test_d8_d12_what_cannot_be_is_one_clear_message_and_nothing_is_made(project: Project, program: str) -> None:
     import re
 
     project.program(program)
@@ -239,7 +239,7 @@ def started(project: Project) -> subprocess.Popen[str]:
     return process
 
 
-def test_ctrl_c_ends_the_engine_and_the_next_up_goes_on(project: Project) -> None:
+def test_d15_ctrl_c_ends_the_engine_and_the_next_up_goes_on(project: Project) -> None:
     project.program(SLOW)
     process = started(project)
     process.send_signal(signal.SIGINT)

@@ -46,7 +46,7 @@ def project() -> Path:
 def stacks() -> list[str]:
     """The stacks that have a state folder here."""
     folder = project() / ".ekiben"
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
 
 
 def stack_name(stack: str) -> str:
