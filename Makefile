@@ -51,7 +51,7 @@ test: .venv/.locked ## Lint, and all tests
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --no-cache --check .
-	@$(BIN)/mypy providers functions infra
+	@$(BIN)/mypy --cache-dir $(CACHE)/mypy providers functions infra
 	@$(BIN)/lint-imports --no-cache
 
 format: .venv/.locked ## Format the code
