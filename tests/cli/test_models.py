@@ -16,6 +16,7 @@ def test_models_are_listed(ek, platform, version) -> None:
     assert re.search(r"^income:2 +pending +auc 0\.9123", said.out, re.MULTILINE)
     assert [entry["version"] for entry in ek("models", "--json").json] == [2, 1]
     assert ek("models", "other", "--json").json == []
+    assert "There is no model 'other'; there are: income." in ek("models", "other").err
 
 
 def test_one_model_is_shown_with_its_lineage_and_audit(ek, platform, version) -> None:

@@ -276,3 +276,26 @@ def test_another_passphrase_is_explained(project: Project, monkeypatch: pytest.M
     with pytest.raises(ProviderError, match=r"passphrase.*unset PULUMI_CONFIG_PASSPHRASE") as told:
         stacks.preview(project.root, "dev", progress=quiet())
     assert "secret" not in str(told.value).replace("secrets", "")
+
+
+def test_a_mistyped_stack_is_no_new_one(bare: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stacks.choose(bare.root) == "dev"
+    for verb in ("up", "preview", "refresh", "destroy"):
+        done = bare.ekiben(verb, "--stack", "dve")
+        assert done.returncode == 3
+        assert "no Pulumi.dve.yaml" in done.stderr
+        assert "the stacks dev" in done.stderr
+    for name in ("../x", "a b", "ü"):
+        with pytest.raises(SpecError, match="no stack's name"):
+            stacks.choose(bare.root, name)
+    bare.config("prod")
+    with pytest.raises(SpecError, match=r"no Pulumi\.local\.yaml .* dev, prod"):
+        stacks.choose(bare.root)
+    assert stacks.choose(bare.root, "prod") == "prod"
+    monkeypatch.setenv("EKIBEN_STACK", "dev")
+    assert stacks.choose(bare.root) == "dev"
+    bare.state("gone").mkdir(parents=True)
+    assert stacks.choose(bare.root, "gone") == "gone", "it can still be destroyed"
+    assert sorted(path.name for path in bare.root.glob("Pulumi.*")) == [
+        "Pulumi.dev.yaml", "Pulumi.prod.yaml", "Pulumi.yaml",
+    ]  # fmt: skip

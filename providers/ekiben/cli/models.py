@@ -52,7 +52,8 @@ def models(
         _one(used.registry(registry), model, json)
         return
     names = [registry] if registry else used.names("registry")
-    found = [version for name in names for version in used.registry(name).versions(model)]
+    every = [version for name in names for version in used.registry(name).versions()]
+    found = [version for version in every if model in ("", version.model)]
     if json:
         show.to_json(found)
         return
@@ -62,7 +63,9 @@ def models(
         for version in found
     ]  # fmt: skip
     columns = ("version", "state", "aliases", "metrics", "created (UTC)", "digest", "run")
-    show.table(columns, rows, "There are no versions yet. A training run that succeeds is registered.")
+    others = ", ".join(sorted({version.model for version in every}))
+    empty = "There are no versions yet. A training run that succeeds is registered."
+    show.table(columns, rows, f"There is no model {model!r}; there are: {others}." if others else empty)
 
 
 def approve(

@@ -88,7 +88,7 @@ def env(json: options.Json = False) -> None:
 
     \b
     Examples:
-      eval "$(ekiben env)"; pulumi up --stack local
+      eval "$(ekiben env)"; pulumi stack select --create local; pulumi up
     """
     from ekiben.engine.environment import environment, exports, find_root
 

@@ -32,6 +32,7 @@ from ekiben.engine.progress import Progress
 __all__ = ["Result", "choose", "destroy", "outputs", "preview", "refresh", "up"]
 
 MASKED = "[secret]"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
 UNHANDLED = "Program failed with an unhandled exception"
 
 
@@ -49,11 +50,22 @@ class Result:
 
 
 def choose(root: Path, stack: str = "") -> str:
-    """The stack: what was given, EKIBEN_STACK, the only one that the project has a config file for, or "local"."""
-    if name := stack or os.environ.get("EKIBEN_STACK", ""):
-        return name
-    there = [path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in root.glob("Pulumi.*.yaml")]
-    return there[0] if len(there) == 1 else "local"
+    """The stack: what was given, EKIBEN_STACK, the only one that the project has a config file for, or "local".
+
+    Raises SpecError when it is none that the project knows, before a slip of the pen becomes a stack of its own.
+    """
+    there = sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in root.glob("Pulumi.*.yaml"))
+    name = stack or os.environ.get("EKIBEN_STACK", "") or (there[0] if len(there) == 1 else "local")
+    if not NAME.fullmatch(name):
+        raise SpecError(
+            f"The stack {name[:80]!r} is no stack's name: use letters, digits, dots, dashes and underscores."
+        )
+    if there and name not in there and not (root / ".ekiben" / name).exists():
+        raise SpecError(
+            f"There is no Pulumi.{name}.yaml in {root}; there are the stacks {', '.join(there)}. Choose one with --stack, or "
+            "write that file for a new one."
+        )
+    return name
 
 
 def up(root: Path, stack: str, *, progress: Progress | None = None, refresh: bool = False) -> Result:
