@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from contextlib import suppress
 from functools import cache
@@ -17,6 +18,10 @@ from ekiben.errors import EkibenError
 # Analytics and update checks of what we call have no place in a test.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 os.environ.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
+
+# A shell's background jobs ignore an interrupt, and all that they start would: the tests of Ctrl-C too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ekiben", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("ekiben")
