@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_from_zero_the_first_requests_are_held_and_all_answered(host: Station, d
     assert "1" in {answer.headers.get("ekiben-cold") for answer in answers}
     assert "ekiben-cold" not in host.call("zero").headers
     to_zero(host, "zero")
+
+
+def test_temporary_files_of_a_worker_go_with_it(host: Station, doubling: ModelVersion) -> None:
+    host.released("tidy", doubling, idle_s=1)
+    folder = Path(sent(host.call("tidy", "env", {"name": "TMPDIR"})))
+    assert folder != Path(tempfile.gettempdir())
+    to_zero(host, "tidy")
+    until(lambda: not folder.exists(), "BentoML leaves folders when its process is killed")
 
 
 def test_more_requests_at_once_than_one_instance_takes_start_more_up_to_the_most(

@@ -9,6 +9,7 @@ import importlib
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ TIMEOUT_MARGIN_S = 5.0
 
 
 def serve(command: dict[str, Any], listener: socket.socket) -> None:
-    """Serve until SIGTERM. `command`: bento (folder), env, timeout_s, metrics_dir."""
+    """Serve until SIGTERM. `command`: bento (folder), env, timeout_s, metrics_dir (its own, and removed after its end)."""
+    # BentoML leaves temporary folders behind when its process is killed.
+    temporary = Path(command["metrics_dir"], "tmp")
+    temporary.mkdir(mode=0o700)
+    os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
     os.environ.update(command["env"])
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = command["metrics_dir"]
     source = str(Path(command["bento"]) / "src")
