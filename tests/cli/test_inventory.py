@@ -100,16 +100,17 @@ def test_what_was_to_be_retained_is_listed_and_no_leftover(ek, state, pulumi_sta
 
 
 def test_each_stack_is_told_apart(ek, folder, state, pulumi_state) -> None:
-    pulumi_state("lake", stack="spring")
+    pulumi_state("lake", stack="spring.2")
     pulumi_state()
+    (folder / ".ekiben" / ".pulumi" / "stacks" / "shop" / "removed.json.bak").write_text("{}")
     (folder / ".ekiben" / "local" / "station.log").write_text("")
     said = ek("inventory", "--json")
     assert said.code == 7
     assert [(entry["stack"], entry["state"], len(entry["left"])) for entry in said.json] == [
         ("local", "destroyed", 1),
-        ("spring", "up", 0),
+        ("spring.2", "up", 0),
     ]
-    assert ek("inventory", "--stack", "spring").code == 0
+    assert ek("inventory", "--stack", "spring.2").code == 0
 
 
 def test_a_state_that_cannot_be_read_is_an_error_and_no_proof(ek, folder, pulumi_state) -> None:

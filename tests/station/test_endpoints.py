@@ -78,7 +78,7 @@ def test_from_zero_the_first_requests_are_held_and_all_answered(host: Station, d
 
 def test_temporary_files_of_a_worker_go_with_it(host: Station, doubling: ModelVersion) -> None:
     host.released("tidy", doubling, idle_s=1)
-    folder = Path(sent(host.call("tidy", "env", {"name": "TMPDIR"})))
+    folder = Path(host.call("tidy", "env", {"name": "TMPDIR"}).body.decode())
     assert folder != Path(tempfile.gettempdir())
     to_zero(host, "tidy")
     until(lambda: not folder.exists(), "BentoML leaves folders when its process is killed")

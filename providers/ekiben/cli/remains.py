@@ -26,6 +26,7 @@ from ekiben.errors import SpecError
 __all__ = ["Item", "Remains", "remains", "sockets_dir", "stacks_known"]
 
 State = Literal["up", "destroyed", "unknown"]
+STATE_FILE = re.compile(r"(.+)\.json(?:\.gz)?")
 RETAINED = ".ekiben/retained.json"
 
 
@@ -72,7 +73,9 @@ def stacks_known(root: Path) -> list[str]:
     found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
     backend = _backend(root)
     if backend is not None:
-        found |= {path.name.split(".")[0] for path in (backend / ".pulumi" / "stacks").glob("*/*.json*")}
+        # Beside each state lie its backup and its attributes, which stay when the stack is removed.
+        states = (STATE_FILE.fullmatch(path.name) for path in (backend / ".pulumi" / "stacks").glob("*/*.json*"))
+        found |= {state[1] for state in states if state}
     return sorted(name for name in found if not name.startswith("."))
 
 
