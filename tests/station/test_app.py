@@ -6,10 +6,12 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +25,11 @@ from ekiben.station.client import Client
 from ekiben.station.noun import Context
 from ekiben.station.store import Store
 
-from .conftest import Station
+from .conftest import Station, alive, until
+
+
+def digest(state_dir: Path) -> str:
+    return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:8]
 
 
 def raw(station: Station, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
@@ -294,6 +300,24 @@ def test_when_its_port_is_taken_it_moves_and_the_facts_say_so(station: Station) 
         url = station.client.url
         assert not url.endswith(f":{port}")
         assert station.client.request("GET", "/v1/resources/endpoint/api")["facts"] == {"url": f"{url}/endpoints/api"}
+
+
+def test_a_lost_token_is_made_anew_by_a_restart(station: Station) -> None:
+    (station.state_dir / "token").unlink()
+    with pytest.raises(AccessDenied, match="token cannot be read .*ekiben station --stop"):
+        Client(station.state_dir).request("GET", "/v1/resources")
+    launch.stop(station.state_dir)
+    assert station.start().request("GET", "/v1/resources") == {"resources": []}
+
+
+def test_a_station_whose_folder_was_deleted_by_hand_ends_and_spares_its_successor(station: Station) -> None:
+    old = station.pid()
+    sockets = next(Path(tempfile.gettempdir()).glob(f"ekiben-{os.getuid()}-{digest(station.state_dir)}"))
+    shutil.rmtree(station.state_dir)
+    station.start()
+    until(lambda: not alive(old), "the one that has lost its folder ends")
+    assert station.client.request("GET", "/v1/resources") == {"resources": []}
+    assert sockets.is_dir()
 
 
 def test_in_the_foreground_sigterm_and_interrupt_end_it_in_order(tmp_path: Path) -> None:

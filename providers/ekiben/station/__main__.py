@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,7 @@ __all__ = ["main"]
 
 LOCK_PATIENCE_S = 1.0
 GRACE_S = 30.0
+LOOK_S = 1.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,13 +88,13 @@ def _run(args: argparse.Namespace, ready: Callable[[], None]) -> int:
     lock = _lock(args.state_dir)
     try:
         with _listener(args.state_dir, args.port) as listener:
-            asyncio.run(_serve(args, listener, ready))
+            asyncio.run(_serve(args, lock, listener, ready))
     finally:
         lock.close()
     return 0
 
 
-async def _serve(args: argparse.Namespace, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(args: argparse.Namespace, lock: IO[str], listener: socket.socket, ready: Callable[[], None]) -> None:
     from aiohttp import web
 
     from ekiben.station import tokens
@@ -120,10 +122,22 @@ async def _serve(args: argparse.Namespace, listener: socket.socket, ready: Calla
         fresh.replace(args.state_dir / "station.json")
         logging.getLogger("ekiben.station").info("the station of %s answers at %s", args.state_dir, url)
         ready()
-        await stopping.wait()
+        while not stopping.is_set() and _lock_is_there(lock, args.state_dir):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), LOOK_S)
         logging.getLogger("ekiben.station").info("the station stops")
     finally:
         await runner.cleanup()
+
+
+def _lock_is_there(lock: IO[str], state_dir: Path) -> bool:
+    """False when the state directory was deleted by hand: another station may be started then, and this one is nobody's."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), (state_dir / "station.lock").stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _lock(state_dir: Path) -> IO[str]:

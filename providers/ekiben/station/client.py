@@ -145,9 +145,10 @@ class Client:
         try:
             return (self.state_dir / "token").read_text(encoding="ascii").strip()
         except OSError as error:
+            lost = isinstance(error, FileNotFoundError)
             raise AccessDenied(
                 "local", f"call the station of {self.state_dir}", f"its token cannot be read ({error.strerror})",
-                "Run as the user who started it",
+                "Make a new one: `ekiben station --stop`, then `ekiben up`" if lost else "Run as the user who started it",
             ) from error  # fmt: skip
 
     def _absent(self) -> ProviderError:

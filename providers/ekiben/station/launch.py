@@ -56,10 +56,12 @@ def stop(state_dir: Path | str) -> None:
     state_dir = _absolute(state_dir)
     if not running(state_dir):
         return
-    with suppress(ProviderError):
+    terminated, patience_s = False, STOP_S / 2
+    try:
         Client(state_dir).request("POST", "/v1/stop", timeout_s=5)
+    except ProviderError:  # it hangs, or its token is lost
+        patience_s = 0.0
     started = time.monotonic()
-    terminated = False
     while running(state_dir):
         waited = time.monotonic() - started
         if waited > STOP_S:
@@ -67,7 +69,7 @@ def stop(state_dir: Path | str) -> None:
                 "local", f"stop the station of {state_dir}", f"it still runs after {STOP_S:g} s",
                 f"Look at {state_dir / 'station.log'}, and end the process {_pid(state_dir)} yourself",
             )  # fmt: skip
-        if waited > STOP_S / 2 and not terminated:
+        if waited >= patience_s and not terminated:
             terminated = True
             with suppress(ProcessLookupError):
                 os.kill(_pid(state_dir), signal.SIGTERM)

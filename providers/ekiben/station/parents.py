@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -137,6 +138,7 @@ class Parents:
 
     def __init__(self, state_dir: Path) -> None:
         self.scratch = scratch(state_dir)
+        self._made = self.scratch.stat()
         self._log_path = state_dir / "logs" / "parents.log"
         self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parents: dict[tuple[Path, int, bool], Parent] = {}
@@ -156,7 +158,10 @@ class Parents:
 
     async def close(self) -> None:
         await self.keep(set())
-        await asyncio.to_thread(shutil.rmtree, self.scratch, True)
+        with suppress(FileNotFoundError):
+            # A station whose state directory was deleted by hand ends while its successor has a folder of that name.
+            if os.path.samestat(self._made, self.scratch.stat()):
+                await asyncio.to_thread(shutil.rmtree, self.scratch, True)
 
     def _env(self, threads: int) -> dict[str, str]:
         metrics = self.scratch / "parent"
