@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from ekiben.storage import Storage, open_storage
 from tests.fakes.azure import Azure
@@ -19,13 +22,26 @@ from tests.storage.observed import Registry
 BUCKET = "lake"
 
 
+def one_at_a_time(server: ThreadedMotoServer) -> None:
+    assert server._server is not None
+    app, lock = server._server.app, threading.Lock()
+
+    def locked(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with lock:
+            return list(app(environ, start_response))
+
+    server._server.app = locked
+
+
 @contextmanager
 def s3(env: pytest.MonkeyPatch) -> Iterator[str]:
     import boto3
-    from moto.server import ThreadedMotoServer
 
+    # moto looks for an object and then writes it, without a lock: of many conditional writes at once several succeed, which S3
+    # does not let happen. One request at a time mends that.
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    one_at_a_time(server)
     host, port = server.get_host_and_port()
     env.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     env.setenv("AWS_ACCESS_KEY_ID", "testing")

@@ -19,6 +19,7 @@ from ekiben.station import processes
 
 __all__ = ["JobLog", "Node", "Verdict", "folder_of", "start", "watch"]
 
+SETTLE_S = 2.0
 TICK_S = 0.1
 END_S = 10.0
 LOG_BYTES = 256 * 1024 * 1024
@@ -142,6 +143,9 @@ def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], cancelled: C
     ended: set[int] = set()
     try:
         verdict = _watch(nodes, ask, cancelled)
+        if verdict.state == "failed" and not verdict.reason:
+            # A node that dies takes the others along, often sooner than it has ended itself: let it say why.
+            _wait(nodes, SETTLE_S)
         ended = {node.rank for node in nodes if node.process.poll() not in (None, 0)}
         if verdict.state != "succeeded":
             _terminate(nodes, float(ask["grace_s"]))
@@ -193,7 +197,11 @@ def _terminate(nodes: list[Node], grace_s: float) -> None:
         if node.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(node.process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + grace_s
+    _wait(nodes, grace_s)
+
+
+def _wait(nodes: list[Node], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
     for node in nodes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             node.process.wait(max(0.0, deadline - time.monotonic()))
@@ -224,7 +232,7 @@ def _explained(verdict: Verdict, nodes: list[Node], ended: set[int], run_dir: Pa
             return Verdict(state="failed", reason=": ".join(filter(None, [verdict.reason, text]))[:REASON_CHARS])
     if verdict.state == "succeeded" or verdict.reason:
         return verdict
-    # A node that dies takes the others along, often sooner than it has ended itself: so all of them are named.
+    # Which of them died first cannot be told: all that failed by themselves are named.
     stopped = (0, -signal.SIGTERM, -signal.SIGKILL)
     failed = [node for node in nodes if node.rank in ended or node.process.returncode not in stopped]
     told_by = [_ended(node.process.returncode, node.last_line) for node in failed]
