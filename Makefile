@@ -46,7 +46,7 @@ clean-demo: setup ## Destroy what the demo made, and prove that nothing is left
 # The first build of the Pulumi CLI takes minutes: it runs beside the tests that do not need it; those that do wait for it.
 test: .venv/.locked ## Lint, and all tests
 	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & trap 'kill %1 2>/dev/null || :' EXIT; \
-	  $(MAKE) --no-print-directory lint; $(BIN)/python -m pytest -n 2 --dist loadgroup
+	  $(MAKE) --no-print-directory lint; $(BIN)/python -m pytest -n 2
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from ekiben.engine import pulumi_cli
 from ekiben.errors import EkibenError
@@ -27,8 +28,27 @@ settings.register_profile("ekiben", deadline=None, derandomize=True, max_example
 settings.load_profile("ekiben")
 
 
+# The tests of these folders share what takes long to make.
+RIG = "tests/conformance/"
+TOGETHER = (RIG, "tests/example/")
+
+
+class Scheduling(LoadScopeScheduling):
+    """One worker for what is together; each other test by itself. (xdist's own groups do nothing since pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/example/test_demo.py"):
+            return nodeid  # it waits for the engine, the others do not
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
 def needs_engine(item: pytest.Item) -> bool:
-    return item.get_closest_marker("engine") is not None or "rig" in getattr(item, "fixturenames", ())
+    return item.get_closest_marker("engine") is not None or item.nodeid.startswith(RIG)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,12 +21,6 @@ T = TypeVar("T")
 PATIENCE_S = 60.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "rig" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("rig"))
-
-
 def eventually(look: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
     """What `look` returns once it is true; fails with what it returned last."""
     end = time.monotonic() + patience_s

@@ -19,13 +19,6 @@ JOB = ROOT / "training_jobs" / "employment"
 ROWS_A_YEAR = 1500
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker for these tests: they share the slice and the model."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("example"))
-
-
 def load(path: Path, name: str) -> ModuleType:
     """A module by its path, under a name that no other module has."""
     spec = importlib.util.spec_from_file_location(name, path)
