@@ -138,7 +138,8 @@ class Parents:
 
     def __init__(self, state_dir: Path) -> None:
         self.scratch = scratch(state_dir)
-        self._made = self.scratch.stat()
+        # Held open, so that its number is given to no other folder while this station lives.
+        self._made = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY)
         self._log_path = state_dir / "logs" / "parents.log"
         self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parents: dict[tuple[Path, int, bool], Parent] = {}
@@ -160,8 +161,9 @@ class Parents:
         await self.keep(set())
         with suppress(FileNotFoundError):
             # A station whose state directory was deleted by hand ends while its successor has a folder of that name.
-            if os.path.samestat(self._made, self.scratch.stat()):
+            if os.path.samestat(os.fstat(self._made), self.scratch.stat()):
                 await asyncio.to_thread(shutil.rmtree, self.scratch, True)
+        os.close(self._made)
 
     def _env(self, threads: int) -> dict[str, str]:
         metrics = self.scratch / "parent"
