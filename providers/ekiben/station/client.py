@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from ekiben.errors import AccessDenied, ProviderError, Unavailable
 from ekiben.station.wire import from_body
 
-__all__ = ["Answer", "Client", "running"]
+__all__ = ["Answer", "Client", "locked", "running"]
 
 CONNECT_PATIENCE_S = 3.0
 RETRY_PAUSE_S = 0.05
@@ -28,9 +28,14 @@ IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 
 
 def running(state_dir: Path) -> bool:
-    """Does a station live in `state_dir`? The proof is its lock, not a file that a crash may leave."""
+    """Does a station live in `state_dir`?"""
+    return locked(Path(state_dir) / "station.lock")
+
+
+def locked(path: Path) -> bool:
+    """Does a process hold the lock at `path`? That proves that it lives; a file that a crash leaves proves nothing."""
     try:
-        with (Path(state_dir) / "station.lock").open("rb") as lock:
+        with path.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ekiben.errors import EkibenError, FunctionFailed, NotFound, SpecError, Unavailable
+from ekiben.errors import EkibenError, FunctionFailed, SpecError, Unavailable
 from ekiben.records import Event, now
 from ekiben.specs import FunctionSpec
 from ekiben.station import processes, tokens
@@ -268,12 +268,7 @@ class Functions:
         return web.json_response({"events": list(self.events.last())})
 
     def _resource(self, request: web.Request) -> Resource:
-        name = request.match_info["name"]
-        resource = self.context.resource(self.kind, name)
-        if resource is None:
-            there = ", ".join(one.name for one in self.context.resources(self.kind)) or "none"
-            raise NotFound("local", f"use the function {name!r}", f"there is no such function; there are: {there}")
-        return resource
+        return self.context.named(self.kind, request.match_info["name"])
 
     def _bucket(self, storage: str) -> Path:
         for resource in self.context.resources(self.kind):

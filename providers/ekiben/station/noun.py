@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ekiben.errors import NotFound
 from ekiben.records import Event
 from ekiben.station.store import Store
 
@@ -47,6 +48,14 @@ class Context:
     resource: Callable[[str, str], Resource | None]
     resources: Callable[[str], Sequence[Resource]]
     publish: Callable[[Event], object]
+
+    def named(self, kind: str, name: str) -> Resource:
+        """The resource of that kind and name. Raises NotFound, naming those that there are."""
+        resource = self.resource(kind, name)
+        if resource is None:
+            there = ", ".join(one.name for one in self.resources(kind)) or "none"
+            raise NotFound("local", f"use the {kind} {name!r}", f"there is no such {kind}; there are: {there}")
+        return resource
 
 
 class Noun(Protocol):

@@ -318,12 +318,7 @@ class Trainings:
         return row
 
     def _resource(self, request: web.Request) -> Resource:
-        name = request.match_info["name"]
-        resource = self.context.resource(self.kind, name)
-        if resource is None:
-            there = ", ".join(one.name for one in self.context.resources(self.kind)) or "none"
-            raise NotFound("local", f"use the training {name!r}", f"there is no such training; there are: {there}")
-        return resource
+        return self.context.named(self.kind, request.match_info["name"])
 
     def _dir(self, id: str) -> Path:
         return self.context.state_dir / "runs" / id

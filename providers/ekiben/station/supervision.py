@@ -15,6 +15,7 @@ from typing import Any
 
 from ekiben.station import machine, processes
 from ekiben.station.bundles import python_for, unpacked
+from ekiben.station.client import locked
 from ekiben.station.staging import clear_away, write_json
 
 __all__ = ["Allotment", "alive", "allot", "clear", "launch", "live_metrics", "status", "tidy"]
@@ -89,14 +90,7 @@ def launch(run_dir: Path, ask: Mapping[str, Any], state_dir: Path) -> None:
 def alive(run_dir: Path) -> bool:
     """Does a supervisor of this run live?"""
     _children[:] = [child for child in _children if child.poll() is None]
-    try:
-        with (run_dir / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return locked(run_dir / "lock")
 
 
 def status(run_dir: Path) -> dict[str, Any] | None:
