@@ -59,7 +59,7 @@ format: .venv/.locked ## Format the code
 
 lock: | $(UV) ## Renew the lock file
 	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
-	  --extra validate --extra report --group dev --generate-hashes --no-header -o requirements.lock
+	  --extra trees --extra sql --extra lineage --extra validate --extra report --group dev --generate-hashes --no-header -o requirements.lock
 
 docs: .venv/.locked ## Write the generated parts of the docs
 	@$(BIN)/python docs/generate.py
