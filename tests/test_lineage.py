@@ -115,6 +115,7 @@ def test_the_environment_says_what_it_is_and_not_whose(tmp_path: Path) -> None:
     assert isinstance(found["gpus"], list)
     assert {"pytest", "pydantic", "typing-extensions"} <= set(found["packages"])
     assert list(found["packages"]) == sorted(found["packages"])
+    assert set(found["unpublished"]) <= set(found["packages"])
     assert found["lock_sha256"] == hashlib.sha256(b"x==1\n").hexdigest()
     assert environment()["lock_sha256"] == environment(tmp_path / "absent")["lock_sha256"] == ""
     text = json.dumps(found)

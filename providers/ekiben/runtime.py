@@ -19,6 +19,7 @@ from ekiben.records import (
     Decision,
     Event,
     Job,
+    LoggedPrediction,
     ModelVersion,
     Part,
     Platform,
@@ -210,6 +211,10 @@ class Endpoint(Bound):
     def metrics(self) -> list[RevisionMetrics]:
         """Per revision, in the order of `revisions`."""
 
+    @abc.abstractmethod
+    def predictions(self, last: int = 100) -> list[LoggedPrediction]:
+        """The last rows of its prediction log, newest first: those of the answers that were given, as far as they are logged."""
+
 
 class Function(Bound):
     """Calls and deliveries of one function."""
@@ -244,6 +249,21 @@ class Runtime:
 
     def storage(self, name: str = "") -> Storage:
         return self._bind(Storage, name)
+
+    def storage_of(self, uri: str) -> Storage:
+        """The storage of this platform that `uri` lies in. Raises SpecError where there is none."""
+        names = self.names("storage")
+        for name in names:
+            store = self.storage(name)
+            try:
+                store.key(uri)
+            except SpecError:
+                continue
+            return store
+        raise SpecError(
+            f"{uri!r} lies in no storage that can be used here ({', '.join(names) or 'there is none'}): give the function "
+            "the storage too, `uses=[...]`."
+        )
 
     def registry(self, name: str = "") -> Registry:
         return self._bind(Registry, name)

@@ -24,7 +24,8 @@ def environment(lock: Path | None = None) -> dict[str, Any]:
     """Python, OS, CPU, GPUs and packages of this process: looked up once, and the same from then on. No host or user names.
 
     {"python", "os", "machine", "cpu", "cpus", "gpus": [{"name", "memory_mib"}], "driver", "packages": {name: version},
-    "lock_sha256"}; the last is that of the file `lock`, empty without one. What cannot be found out is empty.
+    "unpublished": [name], "lock_sha256"}. unpublished: packages that came from a folder or a URL, not from an index. lock_sha256:
+    of the file `lock`, empty without one. What cannot be found out is empty.
     """
     there = lock is not None and lock.is_file()
     digest = snapshot({"lock": lock})["files"][0]["sha256"] if there and lock else ""
@@ -34,6 +35,7 @@ def environment(lock: Path | None = None) -> dict[str, Any]:
 @cache
 def _environment() -> dict[str, Any]:
     gpus, driver = _gpus()
+    packages, unpublished = _packages()
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "os": _os(),
@@ -42,7 +44,8 @@ def _environment() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         "gpus": gpus,
         "driver": driver,
-        "packages": _packages(),
+        "packages": packages,
+        "unpublished": unpublished,
     }
 
 
@@ -74,14 +77,15 @@ def _gpus() -> tuple[list[dict[str, Any]], str]:
     return gpus, rows[0][2] if rows else ""
 
 
-def _packages() -> dict[str, str]:
-    """Installed distributions, the first of a name on sys.path winning, as import has it."""
-    found: dict[str, str] = {}
+def _packages() -> tuple[dict[str, str], list[str]]:
+    """Installed distributions, the first of a name on sys.path winning, as import has it; and those that no index gave."""
+    found: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
         named = distribution.metadata["Name"]
         if named:
-            found.setdefault(re.sub(r"[-_.]+", "-", named).lower(), distribution.version)
-    return dict(sorted(found.items()))
+            found.setdefault(re.sub(r"[-_.]+", "-", named).lower(), distribution)
+    versions = {name: found[name].version for name in sorted(found)}
+    return versions, [name for name in versions if found[name].read_text("direct_url.json") is not None]
 
 
 def _output(*command: str) -> str:

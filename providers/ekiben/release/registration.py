@@ -14,6 +14,9 @@ from ekiben.runtime import Runtime, Storage
 
 __all__ = ["register"]
 
+# Of the run, what its lineage does not say; the run itself may be forgotten before its model is.
+KEPT = ("training", "submitted_at", "started_at", "ended_at", "model_uri", "output_uri", "log_uri")
+
 
 def register(runtime: Runtime, run: Run, *, endpoint: str = "", registry: str = "", who: str = "") -> ModelVersion:
     """Pack the run's model with the bento of `endpoint` and register it in `registry`; repeating returns the same version.
@@ -27,12 +30,12 @@ def register(runtime: Runtime, run: Run, *, endpoint: str = "", registry: str = 
         )
     models, part = runtime.registry(registry), runtime.endpoint(endpoint).part
     template_uri, template_sha256 = str(part.facts["template_uri"]), str(part.facts["template_sha256"])
-    store = _storage(runtime, template_uri)
+    store = runtime.storage_of(template_uri)
     signature = _signature(runtime, run)
     with tempfile.TemporaryDirectory(prefix="ekiben-register-") as private:
         folder = Path(private)
         store.download(store.key(template_uri), folder / "template.tar")
-        _download(_storage(runtime, run.model_uri), run.model_uri, folder / "model")
+        _download(runtime.storage_of(run.model_uri), run.model_uri, folder / "model")
         bento = pack(folder / "template.tar", folder / "model", signature, sha256=template_sha256)
         key = f"bentos/{bento.sha256}.tar"
         _keep(store, key, bento.path)
@@ -49,13 +52,17 @@ def register(runtime: Runtime, run: Run, *, endpoint: str = "", registry: str = 
             metrics=run.metrics,
             signature={name: value for name, value in signature.items() if name != "sample"},
             sample=signature["sample"],
-            lineage={**run.lineage, "bento": {"uri": template_uri, "sha256": template_sha256}},
+            lineage={
+                **run.lineage,
+                "bento": {"uri": template_uri, "sha256": template_sha256},
+                "run": {name: getattr(run, name) for name in KEPT},
+            },
         )
     )
 
 
 def _signature(runtime: Runtime, run: Run) -> dict[str, Any]:
-    store = _storage(runtime, run.output_uri)
+    store = runtime.storage_of(run.output_uri)
     where = f"{run.output_uri.rstrip('/')}/signature.json"
     try:
         signature = json.loads(store.get(store.key(where)))
@@ -88,19 +95,3 @@ def _keep(store: Storage, key: str, path: Path) -> None:
     except AlreadyExists:
         if store.head(key).size_bytes != path.stat().st_size:
             store.put(key, path)
-
-
-def _storage(runtime: Runtime, uri: str) -> Storage:
-    """The storage of the platform that `uri` lies in."""
-    names = runtime.names("storage")
-    for name in names:
-        store = runtime.storage(name)
-        try:
-            store.key(uri)
-        except SpecError:
-            continue
-        return store
-    raise SpecError(
-        f"{uri!r} lies in no storage that can be used here ({', '.join(names) or 'there is none'}): give the function the "
-        "storage too, `uses=[...]`."
-    )

@@ -29,6 +29,9 @@ from ekiben.station.staging import clear_away, fetch_inputs, store_results, writ
 
 __all__ = ["main"]
 
+# What, beside data, code, environment and parameters, it takes to make the same run again.
+REPEATED = ("training", "entry", "env", "nodes", "vcpu", "memory_mib", "gpu_count", "gpu", "timeout_s", "grace_s")
+
 
 def main(run_dir: Path, lock: int) -> None:
     """Make the attempt, and leave its status."""
@@ -130,7 +133,7 @@ def _lineage(run_dir: Path, ask: Mapping[str, Any], found: Mapping[str, Any], lo
     }
     return {
         "inputs": inputs, "code": ask["code"], "environment": found.get("environment", {}), "params": ask["params"],
-        "seeds": told.get("seeds", {}), "by": ask["by"],
+        "seeds": told.get("seeds", {}), "by": ask["by"], "job": {name: ask[name] for name in REPEATED},
     }  # fmt: skip
 
 
