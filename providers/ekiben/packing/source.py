@@ -16,7 +16,10 @@ FUNCTION_LIBRARY = "_ekiben/"
 RUN_FACE = (
     "*.py",
     "*/runtime.py",
-    "lineage/*.py",
+    "lineage/__init__.py",
+    "lineage/data.py",
+    "lineage/machine.py",
+    "lineage/source.py",
     "packing/archive.py",
     "packing/assemble.py",
     "release/*.py",
