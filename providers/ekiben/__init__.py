@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Decision as Decision,
         Event as Event,
         Job as Job,
+        LoggedPrediction as LoggedPrediction,
         ModelVersion as ModelVersion,
         Part as Part,
         Platform as Platform,
@@ -78,7 +79,8 @@ _NAMES = {
     "ekiben.errors": "AccessDenied AlreadyExists EkibenError FunctionFailed IntegrityError MissingDependency ModelFailed "
     "NoCapacity NotFound PreconditionFailed ProviderError SpecError TrainingFailed Unavailable Unsupported WorkloadError",
     "ekiben.features": "Feature Limits Support",
-    "ekiben.records": "Decision Event Job ModelVersion Part Platform Prediction Revision RevisionMetrics Run",
+    "ekiben.records": "Decision Event Job LoggedPrediction ModelVersion Part Platform Prediction Revision "
+    "RevisionMetrics Run",
     "ekiben.runtime": "Runtime connect",
     "ekiben.specs": "EndpointSpec FunctionSpec Http NewData On RegistrySpec Resources Schedule StorageSpec TrainingSpec",
 }

@@ -21,7 +21,9 @@ from ekiben.errors import SpecError
 __all__ = [
     "Decision",
     "Event",
+    "Interruption",
     "Job",
+    "LoggedPrediction",
     "ModelVersion",
     "Part",
     "Platform",
@@ -121,8 +123,20 @@ class Job(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Interruption(Record):
+    """A run was stopped, and not by an error of its own. lost_s: the work since its last checkpoint, which was to be done again."""
+
+    at: str
+    reason: str
+    lost_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run(Record):
-    """A training run. URIs are prefixes in storage; `lineage` is what it was made from (see docs/lineage.md)."""
+    """A training run. URIs are prefixes in storage; `lineage` is what it was made from (see docs/lineage.md).
+
+    started_at: of the first attempt; attempts: how often it was started, after failures and interruptions too.
+    """
 
     id: str
     training: str
@@ -139,10 +153,17 @@ class Run(Record):
     output_uri: str = ""
     log_uri: str = ""
     lineage: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 0
+    interruptions: list[Interruption] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
         return self.state in ("succeeded", "failed", "cancelled")
+
+    @property
+    def lost_s(self) -> float:
+        """The work that its interruptions cost, in seconds."""
+        return sum(one.lost_s for one in self.interruptions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,13 +239,41 @@ class RevisionMetrics(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction(Record):
-    """An endpoint's answer. `body` is the parsed JSON; `cold` says that the request was held while an instance started."""
+    """An endpoint's answer. `body` is the parsed JSON; `cold` says that the request was held while an instance started.
+
+    id: what the host calls this request, in its prediction log and its answer's headers.
+    """
 
     endpoint: str
     revision: str
     body: Any
     latency_ms: float
     cold: bool = False
+    id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggedPrediction(Record):
+    """A row of the prediction log. latency_ms: as the host sees it, from the whole request to the answer.
+
+    request, response: the bodies as text; empty where a body is large, is no UTF-8, or was streamed (its size says which
+    was there; of a streamed one it is -1). trace_id: of the caller's `traceparent` header.
+    """
+
+    id: str
+    time: str
+    endpoint: str
+    revision: str
+    model_version: str
+    route: str
+    status: int
+    latency_ms: float
+    request: str
+    response: str
+    request_bytes: int
+    response_bytes: int
+    request_sha256: str
+    trace_id: str = ""
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

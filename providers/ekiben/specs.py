@@ -125,9 +125,10 @@ class TrainingSpec(Spec):
     grace_s: int = Field(default=30, ge=0, le=120)
     """Seconds between SIGTERM and SIGKILL: the time to write a checkpoint. 120 is SageMaker's limit."""
     retries: int = Field(default=0, ge=0, le=10)
-    """Times that a failed run is started again by itself."""
+    """Times that a failed run is started again by itself. With `spot` an interruption is no failure."""
     spot: bool = False
-    """Use capacity that may be taken away; the job must checkpoint."""
+    """The run may be interrupted, and then goes on from its last checkpoint; where capacity that may be taken away is sold for
+    less, that is used. The job must write checkpoints."""
     model: str = ""
     """The name of the model it makes; empty takes the component's name."""
 
@@ -161,13 +162,15 @@ class EndpointSpec(Spec):
     """Seconds that running requests are given when a revision is retired."""
     auth: Literal["platform", "none"] = "platform"
     """Who may call: those whom the platform knows (IAM, a token), or anybody."""
+    log_predictions: float = Field(default=1.0, ge=0, le=1)
+    """The share of the predictions that is logged, with request and answer: 1 is all, 0 none."""
     env: Env = {}
     """Environment variables of the service. No secrets."""
 
 
 class NewData(Spec):
     """When an object has landed, whole, in a storage component. What Ekiben itself writes there is no new data: bentos/, code/,
-    registry/ and runs/.
+    predictions/, registry/ and runs/.
     """
 
     type: Literal["NewData"] = "NewData"

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ekiben.errors import Unavailable
-from ekiben.records import Revision
+from ekiben.records import LoggedPrediction, Revision
 
 from .shelf import runtime as shelf
 
@@ -28,7 +28,28 @@ def test_invoke_with_json_prints_the_record(ek, platform) -> None:
         "body": {"echo": 1},
         "latency_ms": 1.25,
         "cold": True,
+        "id": "",
     }
+
+
+def test_the_last_predictions_of_an_endpoint(ek, platform) -> None:
+    assert "no predictions yet" in ek("predictions", "income-api").err
+    for number, (request, size) in enumerate([('{"ort":\n "Zürich"}', 20), ("", 5_000_000), ("y" * 100, 100)]):
+        shelf.STATE["predictions"].append(
+            LoggedPrediction(
+                id=f"{number}", time="2026-01-02T03:04:05.678Z", endpoint="income-api", revision="v1-abc",
+                model_version="income:1", route="predict", status=200, latency_ms=1.25, request=request,
+                response="", request_bytes=size, response_bytes=-1, request_sha256="0" * 64,
+            )
+        )  # fmt: skip
+    shown = ek("predictions", "income-api").out.splitlines()
+    assert '{"ort": "Zürich"}' in shown[1]
+    assert "2026-01-02 03:04:05" in shown[1]
+    assert "(5000000 bytes)" in shown[2]
+    assert "(streamed)" in shown[2]
+    assert shown[3].count("y") == 59
+    assert [row["id"] for row in ek("predictions", "income-api", "--last", "2", "--json").json] == ["0", "1"]
+    assert ek("predictions", "income-api", "--last", "0").code == 2
 
 
 def test_data_comes_from_a_file_or_from_standard_input(ek, platform, tmp_path, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -228,7 +229,6 @@ def test_e22_revisions_survive_a_crash(rig: Rig) -> None:
 
 
 def test_e23_bentoml_itself_gives_the_same_answer(rig: Rig, tmp_path: Any) -> None:
-    import json
     import subprocess
     import sys
 
@@ -245,6 +245,19 @@ def test_e23_bentoml_itself_gives_the_same_answer(rig: Rig, tmp_path: Any) -> No
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "bento")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [endpoint.invoke({"x": x}).body for x in (0.1, 2.0, -7.5)]
+
+
+def test_e24_what_was_answered_is_in_the_prediction_log(rig: Rig) -> None:
+    endpoint, served = rig.runtime.endpoint("tiny-api"), rig.served
+    answers = [endpoint.invoke({"x": x}) for x in (1.5, 2.5, 3.5)]
+    rows = endpoint.predictions(3)
+    assert [row.id for row in rows] == [answer.id for answer in reversed(answers)]
+    assert [json.loads(row.request) for row in rows] == [{"x": 3.5}, {"x": 2.5}, {"x": 1.5}]
+    assert [json.loads(row.response) for row in rows] == [answer.body for answer in reversed(answers)]
+    assert {(row.endpoint, row.route, row.status, row.model_version) for row in rows} == {
+        ("tiny-api", "predict", 200, served.id)
+    }
+    assert len(endpoint.predictions(1)) == 1
 
 
 def test_rollback_is_one_call(rig: Rig) -> None:

@@ -98,6 +98,7 @@ def test_parts_have_the_facts_that_the_runtime_needs(run: Callable[..., Any], ba
     assert facts["box-api"] == {
         "station": state,
         "url": "http://127.0.0.1:1/box-api",
+        "storage_uri": "file:///state/lake",
         "model": "job@champion",
         "template_uri": "file:///state/box-api-template",
         "template_sha256": "ab" * 32,

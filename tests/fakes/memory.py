@@ -86,6 +86,9 @@ class Endpoint(runtime.Endpoint):
     def metrics(self) -> list[RevisionMetrics]:
         return [RevisionMetrics(revision=revision.id) for revision in self.revisions()]
 
+    def predictions(self, last: int = 100) -> list[Any]:
+        return []
+
     @property
     def serving(self) -> Revision:
         """The one revision with traffic; that there is one, and that it is ready, is what a release owes."""

@@ -15,7 +15,20 @@ import typer
 from typer.core import TyperGroup
 
 from ekiben import errors
-from ekiben.cli import doctor, endpoints, functions, inventory, models, stack, station, status, storage, trainings
+from ekiben.cli import (
+    doctor,
+    endpoints,
+    functions,
+    inventory,
+    lineage,
+    models,
+    predictions,
+    stack,
+    station,
+    status,
+    storage,
+    trainings,
+)
 
 __all__ = ["EXIT_CODES", "app", "exit_code", "main"]
 
@@ -38,8 +51,8 @@ _CLASSES = ((errors.SpecError, 3), (errors.MissingDependency, 4), (errors.Provid
 SECTIONS = {
     "Environment": "up preview refresh destroy env status station inventory doctor",
     "Training": "put train runs logs cancel",
-    "Models": "models approve reject release rollback",
-    "Calls": "endpoints invoke",
+    "Models": "models approve reject release rollback lineage",
+    "Calls": "endpoints invoke predictions",
     "Events": "functions events publish replay",
 }
 
@@ -66,7 +79,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 100},
 )
-for noun in (stack, status, station, inventory, doctor, storage, trainings, models, endpoints, functions):
+for noun in (
+    stack,
+    status,
+    station,
+    inventory,
+    doctor,
+    storage,
+    trainings,
+    models,
+    lineage,
+    endpoints,
+    predictions,
+    functions,
+):
     noun.register(app)
 
 

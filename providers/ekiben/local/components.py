@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pulumi
 
 from ekiben import components
 from ekiben.components import Component, project_root, tags
+from ekiben.cost import FREE, Cost
 from ekiben.errors import SpecError
 from ekiben.local import SUPPORT
 from ekiben.local.resources import Declared, Host
@@ -34,6 +35,9 @@ _program = Program(monitor=None)
 
 class _Local(Component[Any]):
     """What is the same for every local component."""
+
+    def cost(self) -> Cost:
+        return replace(FREE, why="it runs on a machine of your own, and nobody bills it")
 
     def grant(self, to: Component[Any]) -> None:
         """The station lets a function use what is in its `uses`, and nothing else; other components act as the station."""
@@ -133,12 +137,21 @@ class Endpoint(_Local, components.Endpoint):
         from ekiben import packing
 
         template = packing.template(_folder(self, self.spec.bento))
-        held = self._upload(template, _local_storage(self, self.registry.storage).bucket.name, "-template")
-        made = self._declare("Endpoint", {"spec": _text(self.spec.model_dump(mode="json")), "station": _station().url})
+        storage = _local_storage(self, self.registry.storage)
+        held = self._upload(template, storage.bucket.name, "-template")
+        made = self._declare(
+            "Endpoint",
+            {
+                "spec": _text(self.spec.model_dump(mode="json")),
+                "storage_uri": storage.uri,
+                "station": _station().url,
+            },
+        )
         self.ref = self._ref()
         self.facts = _facts(
             station=_station().state_dir,
             url=made.facts["url"],
+            storage_uri=storage.uri,
             model=self.spec.model,
             template_uri=held.facts["uri"],
             template_sha256=template.sha256,

@@ -70,7 +70,7 @@ KINDS = {
             "Training",
             {"spec": Json, "storage_uri": str, "code_uri": str, "code_sha256": str, "code": Json, "input_uris": dict},
         ),
-        _kind("Endpoint", {"spec": Json, "station": str}),
+        _kind("Endpoint", {"spec": Json, "storage_uri": str, "station": str}),
         _kind(
             "Function",
             {

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ekiben import runtime
+from ekiben import predictions, runtime
 from ekiben.errors import EkibenError, ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.records import (
     Decision,
     Event,
     Job,
+    LoggedPrediction,
     ModelVersion,
     Part,
     Platform,
@@ -141,11 +142,24 @@ class Endpoint(runtime.Endpoint):
             raise ModelFailed(f"local: the endpoint {name!r} answered {route!r} with what is not JSON.") from error
         return Prediction(
             endpoint=name, revision=answer.headers.get("ekiben-revision", ""), body=parsed, latency_ms=latency_ms,
-            cold=answer.headers.get("ekiben-cold") == "1",
+            cold=answer.headers.get("ekiben-cold") == "1", id=answer.headers.get("ekiben-request-id", ""),
         )  # fmt: skip
 
     def metrics(self) -> list[RevisionMetrics]:
         return [RevisionMetrics.from_dict(one) for one in self._call("GET", "/metrics")["metrics"]]
+
+    def predictions(self, last: int = 100) -> list[LoggedPrediction]:
+        if last < 1:
+            return []
+        # The station's first: what moves to storage meanwhile is seen twice, and never missed.
+        found = {row["id"]: row for row in self._call("GET", f"/predictions?last={last}")["predictions"]}
+        rows = {id: LoggedPrediction.from_dict(row) for id, row in found.items()}
+        if len(rows) < last and (uri := self.part.facts.get("storage_uri")):
+            for row in predictions.recent(open_storage(str(uri), provider="local"), self.part.name):
+                rows.setdefault(row.id, row)
+                if len(rows) >= last:
+                    break
+        return list(rows.values())
 
     def _call(self, method: str, path: str, body: Any = None, timeout_s: float = 60.0) -> Any:
         return _call(self.part, method, f"/v1/endpoints/{self.part.name}{path}", body, timeout_s)

@@ -21,17 +21,19 @@ from ekiben.station.gateway import Counter, Live
 from ekiben.station.noun import Context, Resource
 from ekiben.station.parents import Parents
 from ekiben.station.revisions import Revisions, Row, as_record, revision_id
+from ekiben.station.spool import Spool
 from ekiben.station.workers import Pool
 
 __all__ = ["Endpoints"]
 
 FLUSH_S = 2.0
 STOP_S = 10.0
+MOST_ROWS = 10_000
 log = logging.getLogger("ekiben.station")
 
 
 class Endpoints:
-    """{"spec": EndpointSpec}."""
+    """{"spec": EndpointSpec, "storage_uri": where its predictions are logged}."""
 
     kind = "endpoint"
 
@@ -40,6 +42,7 @@ class Endpoints:
         self.revisions = Revisions(context.store)
         self.live: dict[str, Live] = {}
         self.bentos = Bentos(context.state_dir)
+        self.spool = Spool(context.state_dir / "predictions", self._storage_uri)
         self.parents: Parents
         self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._flush: asyncio.TimerHandle | None = None
@@ -49,7 +52,7 @@ class Endpoints:
         spec = _spec(resource)
         live = self.live.get(resource.name)
         if live is None:
-            live = self.live[resource.name] = Live(resource.name, spec)
+            live = self.live[resource.name] = Live(resource.name, spec, self.spool)
             self._read(live)
         old, live.spec = live.spec, spec
         for pool in live.pools.values():
@@ -67,6 +70,7 @@ class Endpoints:
             await asyncio.gather(*(pool.drain(live.spec.drain_s) for pool in live.pools.values()))
         for row in self.revisions.of(resource.name):
             self.revisions.remove(resource.name, row["id"])
+        await self.spool.remove(resource.name)
         await self._tidy()
 
     async def start(self) -> None:
@@ -75,10 +79,11 @@ class Endpoints:
             for row in self.revisions.of(resource.name):
                 if row["state"] in ("starting", "retiring"):
                     self.revisions.remove(resource.name, row["id"])
-            live = self.live[resource.name] = Live(resource.name, _spec(resource))
+            live = self.live[resource.name] = Live(resource.name, _spec(resource), self.spool)
             self._read(live)
             for row in self.revisions.of(resource.name):
                 self._add_pool(live, row["id"], row["digest"], row["bento_uri"])
+        self.spool.start()
         self._warming = asyncio.create_task(self._warm())
 
     async def stop(self) -> None:
@@ -88,6 +93,7 @@ class Endpoints:
         pools = [pool for live in self.live.values() for pool in live.pools.values()]
         await asyncio.gather(*(pool.drain(STOP_S) for pool in pools))
         self._write_counts()
+        await self.spool.stop()
         await self.parents.close()
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -98,6 +104,7 @@ class Endpoints:
             web.delete(f"{here}/revisions/{{revision}}", self._retire),
             web.put(f"{here}/weights", self._shift),
             web.get(f"{here}/metrics", self._metrics),
+            web.get(f"{here}/predictions", self._predictions),
             web.route("*", "/endpoints/{name}", self._call),
             web.route("*", "/endpoints/{name}/{route:.*}", self._call),
         ]
@@ -120,7 +127,7 @@ class Endpoints:
         for name, values in series.items():
             lines.append(f"# TYPE ekiben_endpoint_{name} {kinds.get(name, 'counter')}")
             lines += [f"ekiben_endpoint_{name}{value}" for value in values]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n" + self.spool.metrics()
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
         name, _, which = request.match_info["name"].partition("@")
@@ -197,6 +204,18 @@ class Endpoints:
         ]
         return web.json_response({"metrics": shown})
 
+    async def _predictions(self, request: web.Request) -> web.Response:
+        """Those that are not in storage yet."""
+        live, last = self._of(request.match_info["name"]), request.query.get("last", "100")
+        if not last.isdecimal() or not 0 < int(last) <= MOST_ROWS:
+            raise SpecError(f"last={last!r} will not do: it is a number from 1 to {MOST_ROWS}.")
+        rows = await asyncio.to_thread(self.spool.rows, live.name, int(last))
+        return web.json_response({"predictions": rows})
+
+    def _storage_uri(self, endpoint: str) -> str:
+        declared = self.context.resource(self.kind, endpoint)
+        return str(declared.spec.get("storage_uri", "")) if declared else ""
+
     def _of(self, name: str) -> Live:
         if name not in self.live:
             there = ", ".join(self.live) or "none"
@@ -209,6 +228,7 @@ class Endpoints:
         rows = self.revisions.of(live.name)
         live.weights = {row["id"]: row["weight"] for row in rows}
         live.tags = {row["tag"]: row["id"] for row in rows if row["tag"]}
+        live.versions = {row["id"]: row["version"] for row in rows}
 
     def _add_pool(self, live: Live, id: str, digest: str, bento_uri: str) -> Pool:
         def minimum() -> int:
@@ -265,8 +285,8 @@ class Endpoints:
 
 
 def _spec(resource: Resource) -> EndpointSpec:
-    if unknown := sorted(set(resource.spec) - {"spec"}):
-        raise SpecError(f"The endpoint {resource.name!r} has no key {unknown[0]!r}: send spec.")
+    if unknown := sorted(set(resource.spec) - {"spec", "storage_uri"}):
+        raise SpecError(f"The endpoint {resource.name!r} has no key {unknown[0]!r}: send spec and storage_uri.")
     if not isinstance(resource.spec.get("spec"), dict):
         raise SpecError(f"The endpoint {resource.name!r} lacks its spec.")
     return EndpointSpec(**resource.spec["spec"])

@@ -7,6 +7,8 @@ Answers are streamed through. The caller's token does not reach the model.
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from ekiben.errors import ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.records import RevisionMetrics
 from ekiben.specs import EndpointSpec
 from ekiben.station.edge import Refused
+from ekiben.station.spool import Answered, Spool
 from ekiben.station.workers import Pool, Worker
 
 __all__ = ["Counter", "Live", "call", "pick"]
@@ -30,6 +33,7 @@ HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
 ) | {"transfer-encoding", "upgrade"}
 NOT_SENT = HOP_BY_HOP | {"host", "content-length", "expect"}
+TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-.*", re.ASCII)
 NOT_RETURNED = HOP_BY_HOP | {"content-length", "date", "server"}
 
 
@@ -60,10 +64,12 @@ class Live:
 
     name: str
     spec: EndpointSpec
+    spool: Spool
     pools: dict[str, Pool] = field(default_factory=dict)
     counters: dict[str, Counter] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     credit: dict[str, float] = field(default_factory=dict)
 
     def held(self, besides: Pool) -> int:
@@ -97,8 +103,9 @@ async def call(live: Live, which: str, request: web.Request) -> web.StreamRespon
     request["endpoint"] = live.name
     body = await _body(request, live.spec.max_request_bytes)
     id = request["revision"] = pick(live, which)
+    request["id"] = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
     counter = live.counters.setdefault(id, Counter())
-    started = time.perf_counter()
+    request["started"] = started = time.perf_counter()
     failed = True
     try:
         response = await _from_some_worker(live, id, request, body)
@@ -121,7 +128,9 @@ async def _from_some_worker(live: Live, id: str, request: web.Request, body: byt
     for again in (True, False):
         worker, held = await pool.acquire(live.held(pool))
         try:
-            extra = {"Ekiben-Revision": id, **({"Ekiben-Cold": "1"} if held else {})}
+            extra = {
+                "Ekiben-Revision": id, "Ekiben-Request-Id": request["id"], **({"Ekiben-Cold": "1"} if held else {})
+            }  # fmt: skip
             return await _exchange(live, pool, worker, request, body, extra)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             # The news of the worker's death may be on its way still: it must not be given another request.
@@ -162,11 +171,14 @@ async def _exchange(
             returned = _passed(answer.headers, NOT_RETURNED)
             returned.update(extra)
             if (answer.content_length or 0) <= WHOLE_BYTES and not answer.headers.get("Transfer-Encoding"):
-                response = web.Response(status=answer.status, headers=returned, body=await answer.read())
+                whole = await answer.read()
+                response = web.Response(status=answer.status, headers=returned, body=whole)
+                _log(live, request, extra["Ekiben-Revision"], answer.status, body, whole)
             else:
                 streamed = web.StreamResponse(status=answer.status, headers=returned)
                 streamed.content_length = answer.content_length
                 response = streamed
+                _log(live, request, extra["Ekiben-Revision"], answer.status, body, None)
                 await streamed.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await streamed.write(chunk)
@@ -186,6 +198,23 @@ async def _exchange(
         raise
     worker.timeouts = 0
     return response
+
+
+def _log(live: Live, request: web.Request, id: str, status: int, body: bytes, answer: bytes | None) -> None:
+    """Before the answer leaves: what the caller has got is in the log, whatever becomes of this process."""
+    if request.method != "POST":
+        return
+    tail = request.raw_path.partition("?")[0].split("/", 3)
+    trace = TRACE.fullmatch(request.headers.get("traceparent", ""))
+    live.spool.write(
+        Answered(
+            id=request["id"], endpoint=live.name, revision=id, model_version=live.versions.get(id, ""),
+            route=tail[3] if len(tail) > 3 else "", status=status,
+            latency_ms=(time.perf_counter() - request["started"]) * 1000, request=body, response=answer,
+            trace_id=trace[1] if trace else "",
+        ),
+        live.spec.log_predictions,
+    )  # fmt: skip
 
 
 async def _body(request: web.Request, limit: int) -> bytes:

@@ -29,7 +29,7 @@ from ekiben.station.store import Store
 
 __all__ = ["NewFiles", "Schedules", "dues", "is_data", "latest_due"]
 
-OWN_PREFIXES = ("bentos/", "code/", "registry/", "runs/")
+OWN_PREFIXES = ("bentos/", "code/", "predictions/", "registry/", "runs/")
 DDL = """
 create table if not exists schedules (
   function text not null, cron text not null, zone text not null, last_due text not null, primary key (function, cron, zone));

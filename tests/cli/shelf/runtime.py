@@ -21,6 +21,7 @@ def reset() -> None:
         audit=[],
         runs=[],
         revisions=[],
+        predictions=[],
         deliveries=[],
         events=[],
         lines=["one", "two"],
@@ -191,6 +192,9 @@ class Endpoint(runtime.Endpoint):
 
     def metrics(self) -> list[RevisionMetrics]:
         return [RevisionMetrics(revision=revision.id, requests=7, errors=1) for revision in STATE["revisions"]]
+
+    def predictions(self, last: int = 100) -> list[Any]:
+        return list(STATE["predictions"][:last])
 
 
 class Function(runtime.Function):
