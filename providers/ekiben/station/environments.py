@@ -21,7 +21,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from ekiben.errors import ModelFailed, NotFound, SpecError
 
-__all__ = ["interpreter", "lock_of", "modules", "requirements", "unmet"]
+__all__ = ["find_uv", "interpreter", "lock_of", "modules", "requirements", "unmet"]
 
 INSTALL_S = 1800.0
 TAIL_LINES = 20
@@ -103,12 +103,16 @@ def modules(source: Path) -> list[str]:
     )
 
 
-def _make(home: Path, name: str, lock: Path) -> None:
+def find_uv(operation: str) -> str:
+    """The path of uv: on PATH, or beside this interpreter. Raises NotFound, which says what for."""
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
-        raise NotFound(
-            "local", "make the environment of a bento", "`uv` is not installed", "Install it: pip install uv"
-        )
+        raise NotFound("local", operation, "`uv` is not installed", "Install it: pip install uv")
+    return uv
+
+
+def _make(home: Path, name: str, lock: Path) -> None:
+    uv = find_uv("make the environment of a bento")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = home / f".{name}.{secrets.token_hex(4)}"
     env = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
