@@ -20,6 +20,7 @@ except ImportError as _error:  # pragma: no cover - needs an environment without
     raise MissingDependency("pulumi", "iac") from _error
 
 from ekiben import providers
+from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
 from ekiben.features import Support
 from ekiben.records import Part, Platform
@@ -81,7 +82,7 @@ class Component(pulumi.ComponentResource, Generic[S]):
             self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
         else:
             self.create()
-        self.register_outputs({"ref": self.ref, "facts": self.facts})
+        self.register_outputs({"ref": self.ref, "facts": self.facts, "cost": self.cost().to_json()})
 
     def create(self) -> None:
         """Make the children (`parent=self`, names that start with `self.name`) and set `ref` and `facts`."""
@@ -90,6 +91,10 @@ class Component(pulumi.ComponentResource, Generic[S]):
     def grant(self, to: Component[Any]) -> None:
         """Let `to`, a component that acts, use this one: no more than its runtime class calls."""
         raise NotImplementedError
+
+    def cost(self) -> Cost:
+        """What it costs with this spec, for the preview: no calls. Here: not known; a provider that has prices overrides it."""
+        return Cost(why=f"{self.provider} gives no prices")
 
     @property
     def part(self) -> pulumi.Output[Part]:

@@ -41,15 +41,22 @@ def up(
     _run("up", stack, json, refresh=mend)
 
 
-def preview(stack: Stack = "", json: options.Json = False) -> None:
-    """Show what `up` would do; nothing is changed and nothing is started.
+def preview(
+    stack: Stack = "",
+    json: options.Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
+) -> None:
+    """Show what `up` would do, and what it costs; nothing is changed and nothing is started.
 
     \b
     Examples:
       ekiben preview
       ekiben preview --json | jq .changes
+      ekiben preview --markdown >preview.md
     """
-    _run("preview", stack, json)
+    if json and markdown:
+        raise typer.BadParameter("--json and --markdown are two answers: choose one.")
+    _run("preview", stack, json, markdown)
 
 
 def refresh(stack: Stack = "", json: options.Json = False) -> None:
@@ -99,7 +106,8 @@ def env(json: options.Json = False) -> None:
         show.line(exports(values).rstrip())
 
 
-def _run(verb: str, stack: str, json: bool, **more: Any) -> None:
+def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any) -> None:
+    from ekiben.cli import plan
     from ekiben.engine import stacks
     from ekiben.engine.environment import find_root
 
@@ -110,8 +118,15 @@ def _run(verb: str, stack: str, json: bool, **more: Any) -> None:
     if json:
         show.to_json(result.to_dict())
         return
+    if markdown:
+        show.line(plan.markdown(result))
+        return
     counts = ", ".join(f"{number} {operation}" for operation, number in sorted(result.changes.items()))
     show.say(f"{verb} of {result.stack}: {counts or 'no changes'}, {time.monotonic() - begun:.1f} s")
+    if why := plan.unbilled(result.costs):
+        show.say(f"cost: nothing. {why}")
+    elif result.costs:
+        show.table(plan.COST_COLUMNS, plan.cost_table(result.costs))
     for part in _urls(result.outputs):
         show.line(part)
 

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from pulumi.automation.events import DiagnosticEvent, EngineEvent, StepEventMetadata
 
+from ekiben.cost import Cost
+
 __all__ = ["Progress"]
 
 # Operation -> sign, what is planned, what is under way, what was done.
@@ -40,6 +42,7 @@ class Progress:
     """Takes the engine's events (from its own threads); afterwards `steps`, `errors` and `failed` say what happened.
 
     steps: one dict a resource that was not left as it was: op, type, name, urn, seconds, changed (property paths).
+    costs: of a preview, what each component will cost, by its name.
     failed: did an operation on a resource fail, rather than the program or a check before any was tried?
     """
 
@@ -47,6 +50,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.quiet = quiet
         self.steps: list[dict[str, Any]] = []
+        self.costs: dict[str, Cost] = {}
         self.errors: list[str] = []
         self.failed = False
         self._begun: dict[str, float] = {}
@@ -79,7 +83,9 @@ class Progress:
             self._told(event.diagnostic_event)
         elif event.resource_pre_event:
             self._begins(event.resource_pre_event.metadata, bool(event.resource_pre_event.planning))
-        elif event.res_outputs_event and not event.res_outputs_event.planning:
+        elif event.res_outputs_event and event.res_outputs_event.planning:
+            self._plans(event.res_outputs_event.metadata)
+        elif event.res_outputs_event:
             self._ends(event.res_outputs_event.metadata)
         elif event.res_op_failed_event:
             self.failed = True
@@ -108,6 +114,11 @@ class Progress:
             self._begun[step.urn] = time.monotonic()
             self._doing[step.urn] = f"{words[2]} {_label(step)}"
             self._show()
+
+    def _plans(self, step: StepEventMetadata) -> None:
+        """A component of ours tells, among its outputs, what it will cost."""
+        if step.type.startswith("ekiben:") and step.new and (told := (step.new.outputs or {}).get("cost")):
+            self.costs[step.urn.rpartition("::")[2]] = Cost.from_json(told)
 
     def _ends(self, step: StepEventMetadata) -> None:
         begun = self._begun.get(step.urn)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from ekiben.cost import Cost
 
 from ekiben.engine.environment import environment
 from ekiben.engine.pulumi_cli import Cli, ensure
@@ -38,13 +39,16 @@ UNHANDLED = "Program failed with an unhandled exception"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a verb did, or a preview would do. changes: how many, by operation; outputs: the stack's, secrets left out."""
+    """What a verb did, or a preview would do. changes: how many, by operation; outputs: the stack's, secrets left out; costs: of a
+    preview, what each component will cost.
+    """
 
     stack: str
     changes: dict[str, int]
     steps: list[dict[str, Any]]
     outputs: dict[str, Any] = field(default_factory=dict)
 
+    costs: dict[str, Cost] = field(default_factory=dict)
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -93,7 +97,7 @@ def preview(root: Path, stack: str, *, progress: Progress | None = None) -> Resu
     progress = progress or Progress()
     with _stack(root, stack, "preview", progress) as opened:
         opened.preview(on_event=progress, color="never")
-        return Result(stack=stack, changes=progress.changes, steps=progress.steps)
+        return Result(stack=stack, changes=progress.changes, steps=progress.steps, costs=progress.costs)
 
 
 def refresh(root: Path, stack: str, *, progress: Progress | None = None) -> Result:
