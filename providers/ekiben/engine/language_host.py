@@ -23,6 +23,7 @@ from google.protobuf import empty_pb2
 from pulumi.runtime.proto import language_pb2 as language, language_pb2_grpc, plugin_pb2
 
 from ekiben import __version__
+from ekiben.engine.leash import leashed
 from ekiben.engine.orphan import when_orphaned
 from ekiben.errors import SpecError
 
@@ -106,7 +107,8 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
             "PULUMI_CONFIG_SECRET_KEYS": json.dumps(list(request.configSecretKeys)),
         }
         # The executor's output is this process's own, which the engine shows to the user.
-        with self._started([*command, _program(info), *request.args], cwd=request.pwd, env=environ) as process:
+        program = leashed([*command, _program(info), *request.args])
+        with self._started(program, cwd=request.pwd, env=environ) as process:
             code = process.wait()
         if code == SHOWN:
             return language.RunResponse(bail=True)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from ekiben.cost import Cost
 
+from ekiben.cost import Cost
 from ekiben.engine.environment import environment
 from ekiben.engine.pulumi_cli import Cli, ensure
 from ekiben.errors import MissingDependency, ProviderError, SpecError, Unavailable, WorkloadError
@@ -28,7 +27,9 @@ try:
 except ImportError as _error:  # pragma: no cover - needs an environment without the extra
     raise MissingDependency("pulumi", "iac") from _error
 
+from ekiben.engine.leash import leashed
 from ekiben.engine.progress import Progress
+from ekiben.engine.recovery import recover
 
 __all__ = ["Result", "choose", "destroy", "outputs", "preview", "refresh", "up"]
 
@@ -47,8 +48,8 @@ class Result:
     changes: dict[str, int]
     steps: list[dict[str, Any]]
     outputs: dict[str, Any] = field(default_factory=dict)
-
     costs: dict[str, Cost] = field(default_factory=dict)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -133,8 +134,16 @@ class Workspace(automation.LocalWorkspace):
         }
 
 
+class Killed(automation.CommandError):
+    """The CLI was ended by a signal. `by`: its name."""
+
+    def __init__(self, result: automation.CommandResult) -> None:
+        super().__init__(result)
+        self.by = signal.Signals(-result.code).name
+
+
 class Command(automation.PulumiCommand):
-    """The CLI in a process group of its own: an interrupt reaches it once, from here, and it is waited for."""
+    """The CLI in a process group of its own: an interrupt reaches it once, from here, and it is waited for. It dies with us."""
 
     def __init__(self, cli: Cli) -> None:
         self.command = str(cli.path)
@@ -157,7 +166,7 @@ class Command(automation.PulumiCommand):
             folder = os.path.dirname(self.command)
             environ["PATH"] = os.pathsep.join((folder, environ.get("PATH", os.defpath)))
         process = subprocess.Popen(
-            [self.command, "--non-interactive", *args], cwd=cwd, env=environ, text=True, encoding="utf-8",
+            leashed([self.command, "--non-interactive", *args]), cwd=cwd, env=environ, text=True, encoding="utf-8",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self._process = process
@@ -176,7 +185,7 @@ class Command(automation.PulumiCommand):
         self._process = None
         result = automation.CommandResult(stdout="\n".join(texts["out"]), stderr="\n".join(texts["error"]), code=code)
         if code:
-            raise create_command_error(result)
+            raise Killed(result) if code < 0 else create_command_error(result)
         return result
 
     def interrupt(self) -> None:
@@ -204,7 +213,7 @@ def _stack(root: Path, stack: str, verb: str, progress: Progress) -> Iterator[au
     with _interrupts(command, progress) as interrupted, progress.shown(f"{verb} {stack}"):
         try:
             opened = automation.Stack.create_or_select(stack, workspace)
-            _unlock(root, opened, progress)
+            recover(root, opened, progress.say)
             yield opened
         except automation.CommandError as error:
             if interrupted:
@@ -240,31 +249,16 @@ def _open(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: output.value for name, output in found.items() if not output.secret}
 
 
-def _unlock(root: Path, opened: automation.Stack, progress: Progress) -> None:
-    """Take away the lock that an engine which was killed on this machine has left in the project's own state folder."""
-    project = opened.workspace.project_settings().name
-    locks = list((root / ".ekiben" / ".pulumi" / "locks" / "organization" / project / opened.name).glob("*.json"))
-    if locks and all(_stale(lock) for lock in locks):
-        progress.say("The last engine was killed: taking its lock away")
-        opened.cancel()
-
-
-def _stale(lock: Path) -> bool:
-    try:
-        held = json.loads(lock.read_text(encoding="utf-8"))
-        if held["hostname"] != socket.gethostname():
-            return False
-        os.kill(int(held["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError, KeyError):
-        return False
-    return False
-
-
 def _translated(error: automation.CommandError, verb: str, stack: str, progress: Progress) -> Exception:
     """The engine's failure as one of our errors: whose fault it was decides the class."""
     told = "\n".join(progress.errors)
+    if isinstance(error, Killed):
+        return ProviderError(
+            "pulumi",
+            f"{verb} the stack {stack!r}",
+            f"the engine was ended by {error.by}",
+            "Run it again, and it goes on",
+        )
     if isinstance(error, automation.ConcurrentUpdateError):
         return Unavailable(
             "pulumi", f"{verb} the stack {stack!r}", "another engine is at work on it",

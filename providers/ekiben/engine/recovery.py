@@ -1,0 +1,79 @@
+"""What an engine that was killed has left in the project's own state folder: its lock, and operations that nobody ended.
+
+Ekiben's resources are made by calls that may be repeated, so an operation of theirs whose end is not known is simply made again:
+what Pulumi would ask the user to look up by hand is known here. Resources of other providers are left to Pulumi's own warning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pulumi import automation
+
+__all__ = ["recover"]
+
+OURS = ("ekiben:", "pulumi:providers:ekiben", "pulumi:pulumi:Stack")
+# Written by Pulumi's file backend beside the file that it replaces.
+HALF_WRITTEN = re.compile(r".+\.[0-9a-f]+\.tmp")
+
+
+def recover(root: Path, opened: automation.Stack, say: Callable[[str], None]) -> None:
+    """Make the stack ready for the next engine. Silent, and cheap, where the last one ended by itself."""
+    folder = root / ".ekiben" / ".pulumi"
+    project = opened.workspace.project_settings().name
+    locks = list((folder / "locks" / "organization" / project / opened.name).glob("*.json"))
+    if locks and not all(_stale(lock) for lock in locks):
+        return  # another engine is at work: the next command says so
+    if locks:
+        say("The last engine was killed: taking its lock away")
+        opened.cancel()
+    states = folder / "stacks" / project
+    if _unended(states / f"{opened.name}.json"):
+        _forget_unended(opened)
+    if states.is_dir():
+        for path in states.iterdir():
+            if path.name.startswith(f"{opened.name}.json") and HALF_WRITTEN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _unended(state: Path) -> bool:
+    try:
+        latest = json.loads(state.read_text(encoding="utf-8"))["checkpoint"]["latest"] or {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return any(_ours(operation) for operation in latest.get("pending_operations") or ())
+
+
+def _forget_unended(opened: automation.Stack) -> None:
+    deployment = opened.export_stack()
+    body = dict(deployment.deployment or {})
+    body["pending_operations"] = [one for one in body.get("pending_operations") or () if not _ours(one)]
+    opened.import_stack(automation.Deployment(version=deployment.version, deployment=body))
+
+
+def _ours(operation: Any) -> bool:
+    return str(operation.get("resource", {}).get("type", "")).startswith(OURS)
+
+
+def _stale(lock: Path) -> bool:
+    """Did the engine end that wrote this lock, on this machine?"""
+    try:
+        held = json.loads(lock.read_text(encoding="utf-8"))
+        if held["hostname"] != socket.gethostname():
+            return False
+        pid = int(held["pid"])
+        os.kill(pid, 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    try:  # another program may have got the number since
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() != "pulumi"
+    except OSError:
+        return False
