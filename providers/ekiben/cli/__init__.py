@@ -23,6 +23,7 @@ from ekiben.cli import (
     lineage,
     models,
     predictions,
+    rebuild,
     stack,
     station,
     status,
@@ -42,6 +43,7 @@ EXIT_CODES = {
     5: "ProviderError: the platform refused or failed (not found, not allowed, nothing answers, no capacity).",
     6: "WorkloadError: your own code ran and failed: a training run, a model, a function.",
     7: "`ekiben inventory`: something is left although the stack is destroyed.",
+    8: "`ekiben rebuild`: what was made again is not the same model.",
     130: "Interrupted (Ctrl-C).",
 }
 
@@ -51,7 +53,7 @@ _CLASSES = ((errors.SpecError, 3), (errors.MissingDependency, 4), (errors.Provid
 SECTIONS = {
     "Environment": "up preview refresh destroy env status station inventory doctor",
     "Training": "put train runs logs cancel",
-    "Models": "models approve reject release rollback lineage",
+    "Models": "models approve reject release rollback lineage rebuild",
     "Calls": "endpoints invoke predictions",
     "Events": "functions events publish replay",
 }
@@ -89,6 +91,7 @@ for noun in (
     trainings,
     models,
     lineage,
+    rebuild,
     endpoints,
     predictions,
     functions,
