@@ -105,7 +105,7 @@ def tree(told: Mapping[str, Any]) -> Branch:
             [*_times(run), *_pairs("parameters", run.get("params")), *_pairs("seeds", run.get("seeds")),
              *_facts(run, "attempts", "lost_s", "by"), *_pairs("ran with", told["job"], "training", "env")],
         ),
-        ("evaluation", [*_pairs("metrics", told["evaluation"]["metrics"]), *_slices(told["evaluation"]["slices"])]),
+        ("evaluation", [*_metrics(told["evaluation"]["metrics"]), *_slices(told["evaluation"]["slices"])]),
         (f"bento {bento['digest']}", [(bento["uri"], [])]),
         ("decisions", [(_decision(one), []) for one in told["decisions"]]),
     ]  # fmt: skip
@@ -161,14 +161,19 @@ def _pairs(label: str, found: Mapping[str, Any] | None, *without: str) -> list[B
 
 
 def _value(value: Any) -> str:
-    return show.number(value) if isinstance(value, int | float) else str(value)
+    return f"{value:,}" if type(value) is int else show.number(value) if isinstance(value, float) else str(value)
+
+
+def _metrics(found: Mapping[str, float]) -> list[Branch]:
+    lines: list[Branch] = [(f"{name} {_value(value)}", []) for name, value in sorted(found.items())]
+    return [("metrics", lines)] if lines else []
 
 
 def _slices(rows: Sequence[Mapping[str, Any]]) -> list[Branch]:
     from ekiben.lineage.slices import label, numbers
 
     lines: list[Branch] = [
-        (f"{label(row)}: " + ", ".join(f"{name} {show.number(value)}" for name, value in numbers(row).items()), [])
+        (f"{label(row)}: " + ", ".join(f"{name} {_value(value)}" for name, value in numbers(row).items()), [])
         for row in rows
     ]
     return [("slices", lines)] if lines else []

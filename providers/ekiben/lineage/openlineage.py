@@ -43,7 +43,10 @@ def events(account: Mapping[str, Any], *, namespace: str) -> list[dict[str, Any]
     made = OutputDataset(*_named(account["bento"]["uri"]), facets=_bento(account))
     identity = str(uuid.uuid5(RUNS, f"{namespace}/{run['id']}"))
     job = Job(namespace, str(run.get("training") or account["version"]["id"].partition(":")[0]), facets=_job(account))
-    stages: tuple[tuple[RunState, str, list[OutputDataset]], ...] = ((RunState.START, run["started_at"], []), (RunState.COMPLETE, run["ended_at"], [made]))
+    stages: tuple[tuple[RunState, str, list[OutputDataset]], ...] = (
+        (RunState.START, run["started_at"], []),
+        (RunState.COMPLETE, run["ended_at"], [made]),
+    )
     return [
         Serde.to_dict(
             RunEvent(

@@ -16,9 +16,7 @@ def label(row: Mapping[str, Any]) -> str:
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """What was measured on a slice."""
     return {
-        name: float(value)
-        for name, value in row.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        name: value for name, value in row.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
