@@ -83,6 +83,15 @@ class Folder:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
+    def range(self, key: str, start: int, end: int, etag: str) -> bytes:
+        """The bytes from `start` to `end` of the object that has `etag`."""
+        with self._reading(key), self._open(key) as file:
+            if _etag(os.fstat(file.fileno())) != etag:
+                why = "it has changed since it was read"
+                raise PreconditionFailed(self.provider, f"read {key!r}", why, "Read it again")
+            file.seek(start)
+            return file.read(end - start)
+
     def head(self, key: str) -> Object:
         with self._reading(key):
             found = os.lstat(self._path(key))

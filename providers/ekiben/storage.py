@@ -12,15 +12,16 @@ are tried again a bounded number of times. Errors are those of `ekiben.errors`, 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 from ekiben import runtime
@@ -54,6 +55,7 @@ TRANSFER_TIMEOUT_S = 3600
 MAX_RETRIES = 4
 RETRY_TIMEOUT_S = 60
 CHUNK_BYTES = 8 << 20
+READ_BYTES = 1 << 20
 CONCURRENT_CHUNKS = 4
 
 # Memory stores live as long as the process, and are one for all who open the same URI.
@@ -128,6 +130,16 @@ class Storage(runtime.Storage):
             with contextlib.suppress(OSError):
                 staged.unlink(missing_ok=True)
 
+    def open(self, key: str, etag: str = "") -> BinaryIO:
+        """A seekable reader of the object, range by range; of the one with `etag`, where one is given.
+
+        Raises NotFound; while it is read, PreconditionFailed when the object is not that one any more.
+        """
+        store, found = self._store, self.head(key)
+        etag = etag or found.etag
+        ranges = _Ranges(lambda start, end: store.range(key, start, end, etag), found.size_bytes)
+        return io.BufferedReader(ranges, READ_BYTES)
+
     @cached_property
     def _store(self) -> Folder | _Bucket:
         if self._uri.startswith("file:"):
@@ -146,6 +158,35 @@ def open_storage(uri: str, *, provider: str = "") -> Storage:
     return Storage(part, Platform(project="", stack=""))
 
 
+class _Ranges(io.RawIOBase):
+    """A file whose bytes are asked for by range."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        self._fetch, self._size, self._at = fetch, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        got = self._fetch(self._at, end)
+        buffer[: len(got)] = got
+        self._at += len(got)
+        return len(got)
+
+
 class _Bucket:
     """A store of obstore's: what `Folder` is for local folders."""
 
@@ -161,6 +202,11 @@ class _Bucket:
         with self._translated(f"read {key!r}"):
             for chunk in self._obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
                 yield bytes(chunk)
+
+    def range(self, key: str, start: int, end: int, etag: str) -> bytes:
+        with self._translated(f"read {key!r}"):
+            options = {"range": (start, end), "if_match": etag}
+            return bytes(self._obstore.get(self._store, key, options=options).bytes())
 
     def head(self, key: str) -> Object:
         with self._translated(f"read {key!r}"):

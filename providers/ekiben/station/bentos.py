@@ -15,7 +15,7 @@ from ekiben.errors import IntegrityError, ModelFailed, NotFound
 from ekiben.station import environments
 from ekiben.station.bundles import path_of
 
-__all__ = ["Bentos", "Plan"]
+__all__ = ["Bentos", "Plan", "prepare"]
 
 log = logging.getLogger("ekiben.station")
 
@@ -41,7 +41,7 @@ class Bentos:
         task = self._plans.get(digest)
         if task is None:
             task = self._plans[digest] = asyncio.create_task(
-                asyncio.to_thread(_prepare, uri, digest, self._folder / digest)
+                asyncio.to_thread(prepare, uri, digest, self._folder / digest)
             )
         try:
             return await asyncio.shield(task)
@@ -63,7 +63,8 @@ class Bentos:
                 await asyncio.to_thread(packing.remove, path)
 
 
-def _prepare(uri: str, digest: str, folder: Path) -> Plan:
+def prepare(uri: str, digest: str, folder: Path) -> Plan:
+    """The bento at `uri`, verified and unpacked in `folder`, and its Python. Raises IntegrityError, NotFound, ModelFailed."""
     if folder.is_dir():
         try:
             packing.verify(folder, digest)
