@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +30,19 @@ from ekiben.errors import SpecError
 from ekiben.records import now
 
 __all__ = [
+    "Checkpoint",
     "Node",
     "checkpoint_dir",
     "fail",
     "inputs",
+    "latest_checkpoint",
+    "leave",
     "log_metric",
     "model_dir",
     "node",
     "output_dir",
     "params",
+    "save_checkpoint",
     "terminating",
     "xgboost_collective",
 ]
@@ -55,6 +62,14 @@ class Node:
     count: int = 1
     master_addr: str = "127.0.0.1"
     master_port: int = PORT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What `save_checkpoint` left: the step it is of, and the folder with its files."""
+
+    step: int
+    folder: Path
 
 
 def inputs() -> dict[str, Path]:
@@ -85,6 +100,40 @@ def checkpoint_dir() -> Path:
     return _folder("EKIBEN_CHECKPOINT_DIR")
 
 
+def save_checkpoint(step: int, write: Callable[[Path], object], *, keep: int = 2) -> Checkpoint:
+    """Make the checkpoint of `step`: `write` fills the empty folder that it is given.
+
+    It is there whole, and on the disk, or not at all, also when the process is killed meanwhile. The last `keep` stay. Where
+    several nodes share a run, one of them makes it. Raises what `write` raises, and OSError.
+    """
+    root = checkpoint_dir()
+    for left in root.glob(".*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh, old = (root / f".{secrets.token_hex(8)}.tmp" for _ in range(2))
+    fresh.mkdir()
+    made = Checkpoint(step=step, folder=root / f"step-{step:010d}")
+    try:
+        write(fresh)
+        for path in (*fresh.rglob("*"), fresh):
+            _to_disk(path)
+        if made.folder.exists():
+            made.folder.rename(old)
+        fresh.rename(made.folder)
+        _to_disk(root)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    for earlier in _checkpoints(root)[: -max(keep, 1)]:
+        shutil.rmtree(earlier.folder, ignore_errors=True)
+    return made
+
+
+def latest_checkpoint() -> Checkpoint | None:
+    """The last one that an earlier attempt of this run has made; None where there is none. Raises SpecError outside of a run."""
+    found = _checkpoints(checkpoint_dir())
+    return found[-1] if found else None
+
+
 def log_metric(name: str, value: float, step: int = 0) -> None:
     """Show a metric while the run goes on."""
     line = json.dumps({"name": name, "value": float(value), "step": step, "time": now()})
@@ -101,12 +150,17 @@ def fail(reason: str) -> NoReturn:
 def terminating() -> bool:
     """Has the platform asked the job to stop (SIGTERM: a cancel, a time limit, a machine taken away)?
 
-    From the first call on, which must come from the main thread, SIGTERM no longer ends the process: look at each step, write a
-    checkpoint, leave.
+    From the first call on, which must come from the main thread, SIGTERM no longer ends the process: look at each step, save a
+    checkpoint, and `leave()`. The platform waits `grace_s` of the spec.
     """
     if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
         signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
     return _terminated.is_set()
+
+
+def leave() -> NoReturn:
+    """End the job as it was told to (see `terminating`). It has not failed: a run with `spot` goes on from its checkpoint."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def node(environ: Mapping[str, str] | None = None, *, resource_config: Path = SAGEMAKER) -> Node:
@@ -166,6 +220,20 @@ def _folder(name: str) -> Path:
     folder = Path(os.environ[name])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _checkpoints(root: Path) -> list[Checkpoint]:
+    """All that are whole, oldest step first."""
+    found = (path for path in root.iterdir() if re.fullmatch(r"step-\d{10,}", path.name))
+    return sorted((Checkpoint(step=int(path.name[5:]), folder=path) for path in found), key=lambda one: one.step)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _ekiben(env: Mapping[str, str]) -> Node | None:

@@ -17,7 +17,8 @@ SUPPORT = Support(
         Feature.MULTI_NODE: True,
         # Whether this machine has GPUs is known when a run is submitted: NoCapacity says what there is.
         Feature.TRAINING_GPU: True,
-        Feature.SPOT: "a machine of your own is not taken away, so nothing is cheaper for it",
+        # Nothing is cheaper for it on a machine of one's own, but processes die there, too, and machines are restarted.
+        Feature.SPOT: True,
         Feature.SCALE_TO_ZERO: True,
         Feature.HOLD_FIRST_REQUEST: True,
         Feature.TRAFFIC_SPLIT: True,

@@ -48,7 +48,7 @@ def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
         "env": dict(spec.env), "inputs": inputs, "params": params, "params_json": json.dumps(params, ensure_ascii=False),
         "nodes": spec.nodes, "vcpu": spec.resources.vcpu, "memory_mib": spec.resources.memory_mib,
         "gpu_count": spec.resources.gpus, "gpu": spec.resources.gpu, "timeout_s": spec.timeout_s,
-        "grace_s": spec.grace_s, "retries": spec.retries, "storage_uri": declared["storage_uri"],
+        "grace_s": spec.grace_s, "retries": spec.retries, "spot": spec.spot, "storage_uri": declared["storage_uri"],
         "code_uri": declared["code_uri"], "code_sha256": declared["code_sha256"],
         "code": {"uri": declared["code_uri"], "sha256": declared["code_sha256"], **declared.get("code", {})},
         "state_dir": str(state_dir), "by": _who(),

@@ -8,76 +8,38 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ekiben.station import processes
+from ekiben.station.interruptions import beat, from_outside
+from ekiben.station.output import JobLog, Pump
 
-__all__ = ["JobLog", "Node", "Verdict", "folder_of", "start", "watch"]
+__all__ = ["Node", "Verdict", "folder_of", "start", "watch"]
 
 SETTLE_S = 2.0
 TICK_S = 0.1
 END_S = 10.0
-LOG_BYTES = 256 * 1024 * 1024
-LINE_BYTES = 64 * 1024
+BEAT_S = 1.0
 REASON_CHARS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How an attempt ended: succeeded, failed or cancelled, and why."""
+    """How an attempt ended: succeeded, failed, cancelled or interrupted (ended by others, and may go on), and why."""
 
     state: str
     reason: str = ""
 
 
-class JobLog:
-    """A run's log: the lines of all nodes as they come. Past LOG_BYTES the rest is dropped, which its last line says."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
-        self._lock = threading.Lock()
-        self._full = False
-
-    def write(self, line: bytes) -> None:
-        """Add a line, which has no newline."""
-        with self._lock:
-            if self._full:
-                return
-            if self._file.tell() > LOG_BYTES:
-                self._full = True
-                line = b"ekiben: the log is full; the rest is dropped"
-            self._file.write(line + b"\n")
-
-    def note(self, text: str) -> None:
-        """Add a line of the supervisor's own."""
-        self.write(f"ekiben: {text}".encode(errors="replace"))
-
-
 class Node:
-    """One node's main process. `last_line` is what it printed last."""
+    """One node's main process, and the pump of what it prints."""
 
-    def __init__(self, rank: int, process: subprocess.Popen[bytes], log: JobLog, prefix: bytes) -> None:
-        self.rank = rank
-        self.process = process
-        self.last_line = ""
-        self._pump = threading.Thread(target=self._copy, args=(process.stdout, log, prefix), daemon=True)
-        self._pump.start()
-
-    def _copy(self, stream: IO[bytes], log: JobLog, prefix: bytes) -> None:
-        while line := stream.readline(LINE_BYTES):
-            line = line.rstrip(b"\r\n")
-            log.write(prefix + line)
-            if line.strip():
-                self.last_line = line.decode(errors="replace").strip()
-
-    def drain(self) -> None:
-        """Wait until all that it printed is in the log."""
-        self._pump.join(END_S)
+    def __init__(self, rank: int, process: subprocess.Popen[bytes], pump: Pump) -> None:
+        self.rank, self.process, self.pump = rank, process, pump
 
 
 def folder_of(run_dir: Path, rank: int, part: str) -> Path:
@@ -132,17 +94,23 @@ def _start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog, rank:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
     processes.spare_the_host(process.pid)
-    return Node(rank, process, log, b"[%d] " % rank if ask["nodes"] > 1 else b"")
+    assert process.stdout is not None
+    mark = b"[%d] " % rank if ask["nodes"] > 1 else b""
+
+    def write(block: bytes) -> None:
+        log.write(mark + block[:-1].replace(b"\n", b"\n" + mark) + b"\n" if mark else block)
+
+    return Node(rank, process, Pump(process.stdout.fileno(), write, log.room_bytes // ask["nodes"]))
 
 
-def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], cancelled: Callable[[], bool]) -> Verdict:
-    """Wait for the nodes; end them all when one fails, goes over a limit, or the run is cancelled.
+def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], asked: Callable[[], Verdict | None]) -> Verdict:
+    """Wait for the nodes; end them all when one fails, goes over a limit, or `asked` gives a verdict from elsewhere.
 
     When this returns, no process of the run is left.
     """
     ended: set[int] = set()
     try:
-        verdict = _watch(nodes, ask, cancelled)
+        verdict = _watch(nodes, run_dir, ask, asked)
         if verdict.state == "failed" and not verdict.reason:
             # A node that dies takes the others along, often sooner than it has ended itself: let it say why.
             _wait(nodes, SETTLE_S)
@@ -152,15 +120,19 @@ def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], cancelled: C
     finally:
         _end_all(nodes)
     for node in nodes:
-        node.drain()
-    return _explained(verdict, nodes, ended, run_dir) if verdict.state != "cancelled" else verdict
+        node.pump.join(END_S)
+    return _explained(verdict, nodes, ended, run_dir) if verdict.state in ("succeeded", "failed") else verdict
 
 
-def _watch(nodes: list[Node], ask: Mapping[str, Any], cancelled: Callable[[], bool]) -> Verdict:
+def _watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], asked: Callable[[], Verdict | None]) -> Verdict:
     deadline = time.monotonic() + float(ask["timeout_s"])
+    beaten = float("-inf")
     while True:
-        if cancelled():
-            return Verdict(state="cancelled", reason="cancelled")
+        if verdict := asked():
+            return verdict
+        if time.monotonic() - beaten > BEAT_S:
+            beaten = time.monotonic()
+            beat(run_dir)
         if time.monotonic() > deadline:
             return Verdict(state="failed", reason=f"it ran past its time limit of {ask['timeout_s']} s")
         status = [node.process.poll() for node in nodes]
@@ -226,22 +198,39 @@ def _end_all(nodes: list[Node]) -> None:
 
 def _explained(verdict: Verdict, nodes: list[Node], ended: set[int], run_dir: Path) -> Verdict:
     """The verdict with the job's own reason, where it gave one. `ended`: the ranks that failed before anybody stopped them."""
-    for node in nodes:
-        told = folder_of(run_dir, node.rank, "output") / "failure.txt"
-        if told.is_file() and (text := told.read_text(encoding="utf-8", errors="replace").strip()):
-            return Verdict(state="failed", reason=": ".join(filter(None, [verdict.reason, text]))[:REASON_CHARS])
+    told = {node.rank: _told(run_dir, node.rank) for node in nodes}
+    dead = [
+        node for node in nodes if node.rank in ended and from_outside(node.process.returncode) and not told[node.rank]
+    ]
+    if dead and not verdict.reason:
+        # What the others say is then how they took it.
+        return Verdict(state="interrupted", reason=_named(dead, nodes))
+    for text in filter(None, told.values()):
+        return Verdict(state="failed", reason=": ".join(filter(None, [verdict.reason, text]))[:REASON_CHARS])
     if verdict.state == "succeeded" or verdict.reason:
         return verdict
     # Which of them died first cannot be told: all that failed by themselves are named.
     stopped = (0, -signal.SIGTERM, -signal.SIGKILL)
     failed = [node for node in nodes if node.rank in ended or node.process.returncode not in stopped]
-    told_by = [_ended(node.process.returncode, node.last_line) for node in failed]
-    if len(nodes) == 1:
-        return Verdict(state="failed", reason=f"it {told_by[0]}"[:REASON_CHARS])
-    named = [
-        f"node {node.rank} {text[: REASON_CHARS // len(failed)]}" for node, text in zip(failed, told_by, strict=True)
+    return Verdict(state="failed", reason=_named(failed, nodes))
+
+
+def _told(run_dir: Path, rank: int) -> str:
+    """The reason that the job itself gave; empty where it gave none."""
+    try:
+        with (folder_of(run_dir, rank, "output") / "failure.txt").open(encoding="utf-8", errors="replace") as file:
+            return file.read(REASON_CHARS).strip()
+    except OSError:
+        return ""
+
+
+def _named(ended: list[Node], nodes: list[Node]) -> str:
+    """How these nodes have ended."""
+    each = [
+        (f"node {node.rank} " if len(nodes) > 1 else "it ") + _ended(node.process.returncode, node.pump.last_line)
+        for node in ended
     ]
-    return Verdict(state="failed", reason="; ".join(named)[:REASON_CHARS])
+    return "; ".join(text[: REASON_CHARS // len(each)] for text in each)
 
 
 def _ended(status: int, last_line: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from aiohttp import web
 
 from ekiben.errors import AlreadyExists, EkibenError, NotFound, Unavailable
-from ekiben.records import Event, Job, Run, RunState, now
+from ekiben.folder import system_error
+from ekiben.records import Event, Interruption, Job, Run, RunState, now
 from ekiben.specs import TrainingSpec
 from ekiben.station import machine, supervision
 from ekiben.station.bundles import unpacked
@@ -37,7 +38,11 @@ create index if not exists runs_by_training on runs (training);
 TICK_S = 0.1
 CANCEL_SLACK_S = 30.0
 LOG_CHUNK_BYTES = 1 << 20
+IDLE_S = 5.0
+TROUBLE_S = 1.0
 STARTS = 3
+# Where something ends every attempt of a spot run, such as the kernel for lack of memory, it must not go on for ever.
+RESUMES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ class Trainings:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._starts: dict[tuple[str, int], int] = {}
         self._gpus: list[machine.Gpu] | None = None
+        self._trouble = ""
 
     async def put(self, resource: Resource, before: Resource | None) -> Mapping[str, Any]:
         spec = TrainingSpec(**resource.spec["spec"])
@@ -70,13 +76,18 @@ class Trainings:
     def exists(self, resource: Resource) -> bool:
         return (self.context.state_dir / "code" / str(resource.spec.get("code_sha256"))).is_dir()
 
+    def code(self) -> set[str]:
+        """The code, by its SHA-256, that runs which have not ended were submitted with."""
+        rows = self.store.all("select ask from runs where state in ('pending', 'running')")
+        return {str(json.loads(row["ask"])["code_sha256"]) for row in rows}
+
     async def delete(self, resource: Resource) -> None:
         """Cancel its runs and forget them; what they stored stays in the storage."""
         rows = self.store.all("select id, state from runs where training = ?", (resource.name,))
         for row in rows:
             if row["state"] in ("pending", "running"):
                 await self._stop(row["id"])
-        self.store.run("delete from runs where training = ?", (resource.name,))
+        await asyncio.to_thread(self.store.run, "delete from runs where training = ?", (resource.name,))
         for row in rows:
             await asyncio.to_thread(clear_away, self._dir(row["id"]))
 
@@ -128,7 +139,8 @@ class Trainings:
             id=job.id, training=resource.name, state="pending", submitted_at=now(), nodes=ask["nodes"],
             params=ask["params"], model=ask["model"],
         )  # fmt: skip
-        self.store.run(
+        await asyncio.to_thread(
+            self.store.run,
             "insert into runs (id, training, state, record, ask) values (?, ?, 'pending', ?, ?) on conflict (id) do nothing",
             (job.id, resource.name, run.to_json(), json.dumps(ask)),
         )
@@ -137,10 +149,12 @@ class Trainings:
     async def _list(self, request: web.Request) -> web.Response:
         name = self._resource(request).name
         rows = self.store.all("select * from runs where training = ? order by seq desc", (name,))
-        return web.json_response({"runs": [self._shown(row).to_dict() for row in rows]})
+        found = await asyncio.to_thread(lambda: [self._shown(row).to_dict() for row in rows])
+        return web.json_response({"runs": found})
 
     async def _show(self, request: web.Request) -> web.Response:
-        return web.json_response(self._shown(self._known(request)).to_dict())
+        found = await asyncio.to_thread(self._shown, self._known(request))
+        return web.json_response(found.to_dict())
 
     async def _log(self, request: web.Request) -> web.Response:
         ended = self._known(request)["state"] not in ("pending", "running")
@@ -160,15 +174,16 @@ class Trainings:
 
     async def _stop(self, id: str) -> None:
         """Cancel a run, and wait until it has ended with all its processes."""
-        with self.store.transaction():
-            row = self._row(id)
-            if row is not None and row["state"] == "pending":
-                self._conclude(row, state="cancelled", reason="cancelled")
+        if await self._dropped(id):
+            return
         row = self._row(id)
         if row is None or row["state"] != "running":
             return
         self._dir(id).mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self._dir(id) / "cancel").touch()
+        try:
+            (self._dir(id) / "cancel").touch()
+        except OSError as error:
+            raise system_error("local", f"cancel the run {id!r}", error) from error
         self._wake.set()
         deadline = asyncio.get_running_loop().time() + json.loads(row["ask"])["grace_s"] + CANCEL_SLACK_S
         while (row := self._row(id)) is not None and row["state"] in ("pending", "running"):
@@ -178,6 +193,27 @@ class Trainings:
                 )
             await asyncio.sleep(TICK_S / 2)
 
+    async def _dropped(self, id: str) -> bool:
+        """Cancel the run where it waits. An interrupted one has results of its own."""
+        run_dir = self._dir(id)
+        row = self._row(id)
+        if row is None or row["state"] != "pending":
+            return False
+        stored = not (run_dir / "log.txt").exists() or await self._store_what_is_left(row, run_dir)
+
+        def drop() -> bool:
+            with self.store.transaction():
+                now_there = self._row(id)
+                if now_there is None or now_there["state"] != "pending":
+                    return False
+                self._conclude(now_there, {"state": "cancelled", "reason": "cancelled"})
+                return True
+
+        if not await asyncio.to_thread(drop):
+            return False
+        await asyncio.to_thread(supervision.tidy, run_dir, stored=stored)
+        return True
+
     async def _find_gpus(self) -> list[machine.Gpu]:
         if self._gpus is None:
             self._gpus = await asyncio.to_thread(machine.gpus)
@@ -186,24 +222,30 @@ class Trainings:
     async def _follow(self) -> None:
         await self._find_gpus()
         while True:
+            self._wake.clear()
             try:
-                self._wake.clear()
                 running = self.store.all("select * from runs where state = 'running' order by seq")
                 for row in running:
                     await self._look(row)
-                self._admit()
-            except Exception:
-                logger.exception("following the runs failed, and goes on")
-                running = [{}]
+                for row in await asyncio.to_thread(self._admit):
+                    self._begin(row)
+                pause_s = TICK_S if running or self._starting else IDLE_S
+                self._trouble = ""
+            except Exception as error:
+                # The same trouble, such as a full disk, is not told again each second.
+                if self._trouble != repr(error):
+                    self._trouble = repr(error)
+                    logger.exception("following the runs failed, and goes on")
+                pause_s = TROUBLE_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_S if running or self._starting else 5.0)
+                await asyncio.wait_for(self._wake.wait(), pause_s)
 
     async def _look(self, row: Mapping[str, Any]) -> None:
         """Take up what has become of a running run's supervisor."""
         run_dir = self._dir(row["id"])
-        if row["id"] in self._starting or supervision.alive(run_dir):
+        if row["id"] in self._starting or await asyncio.to_thread(supervision.alive, run_dir):
             return
-        status = supervision.status(run_dir)
+        status = await asyncio.to_thread(supervision.status, run_dir)
         if status is None or status["attempt"] != row["attempt"]:
             tries = self._starts[row["id"], row["attempt"]] = self._starts.get((row["id"], row["attempt"]), 0) + 1
             if tries <= STARTS:
@@ -211,46 +253,66 @@ class Trainings:
                 return
             status = {"state": "failed", "reason": f"its supervisor does not start; see {run_dir / 'supervisor.log'}"}
         elif status["state"] == "running":
-            await asyncio.to_thread(supervision.clear, run_dir)
-            status |= {"state": "failed", "reason": "its supervisor was killed, or the machine was restarted"}
-            if (run_dir / "cancel").exists():
-                status |= {"state": "cancelled", "reason": "cancelled"}
-            await self._store_what_is_left(row, run_dir)
+            status = await asyncio.to_thread(supervision.cut_short, run_dir, status)
         await self._ended(row, status)
 
-    async def _store_what_is_left(self, row: Mapping[str, Any], run_dir: Path) -> None:
-        ask = json.loads(row["ask"])
-        try:
-            await asyncio.to_thread(
-                store_results, run_dir, ask["storage_uri"], row["training"], row["id"], model=False, note=logger.warning
-            )
-        except (EkibenError, OSError) as error:
-            logger.warning("the results of the run %s are not stored: %s", row["id"], error)
-
-    async def _ended(self, row: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        ask, run_dir = json.loads(row["ask"]), self._dir(row["id"])
-        again = status["state"] == "failed" and row["attempt"] <= ask["retries"] and not (run_dir / "cancel").exists()
+    async def _ended(self, row: Mapping[str, Any], status: dict[str, Any]) -> None:
+        """An attempt has ended: the run goes on with another, or has ended, too."""
+        ask, run, run_dir = json.loads(row["ask"]), Run.from_json(row["record"]), self._dir(row["id"])
+        spot, interrupted, cancelled = ask.get("spot"), status["state"] == "interrupted", (run_dir / "cancel").exists()
+        if interrupted:
+            one = Interruption(at=status["ended_at"], reason=status["reason"], lost_s=status["lost_s"])
+            run = replace(run, interruptions=[*run.interruptions, one])
+        times = len(run.interruptions)
+        if status["state"] == "succeeded" or cancelled:
+            again = False
+        elif interrupted and spot:
+            again = times <= RESUMES
+        else:
+            again = row["attempt"] - (times if spot else 0) <= ask["retries"]
         if again:
-            record = replace(
-                Run.from_json(row["record"]), reason=f"attempt {row['attempt']} failed: {status['reason']}"
-            )
-            self.store.run(
+            how = "was interrupted" if interrupted else "failed"
+            record = replace(run, state="pending", reason=f"attempt {row['attempt']} {how}: {status['reason']}")
+            await asyncio.to_thread(
+                self.store.run,
                 "update runs set state = 'pending', attempt = attempt + 1, record = ?, cpus = '[]', gpus = '[]' where id = ?",
                 (record.to_json(), row["id"]),
             )
         else:
-            self._conclude(row, **{key: value for key, value in status.items() if key != "attempt"})
-            await asyncio.to_thread(supervision.tidy, run_dir)
+            if interrupted:
+                often = f"it was interrupted {times} times, at last: " if spot else ""
+                told = ("cancelled", "cancelled") if cancelled else ("failed", often + status["reason"])
+                status["state"], status["reason"] = told
+            await self._finish({**row, "record": run.to_json()}, status)
         self._wake.set()
 
-    def _conclude(self, row: Mapping[str, Any], *, state: RunState, reason: str = "", **more: Any) -> None:
+    async def _finish(self, row: Mapping[str, Any], status: dict[str, Any]) -> None:
+        run_dir = self._dir(row["id"])
+        if "stored" not in status and (run_dir / "log.txt").exists():
+            status["stored"] = await self._store_what_is_left(row, run_dir)
+        await asyncio.to_thread(self._conclude, row, status)
+        await asyncio.to_thread(supervision.tidy, run_dir, stored=status.get("stored", True))
+
+    async def _store_what_is_left(self, row: Mapping[str, Any], run_dir: Path) -> bool:
+        storage_uri = json.loads(row["ask"])["storage_uri"]
+        try:
+            await asyncio.to_thread(
+                store_results, run_dir, storage_uri, row["training"], row["id"], model=False, note=logger.warning
+            )
+        except (EkibenError, OSError) as error:
+            logger.warning("the results of the run %s are not stored, and stay in %s: %s", row["id"], run_dir, error)
+            return False
+        return True
+
+    def _conclude(self, row: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """The run's last state, and its event, in one transaction."""
         uris = result_uris(json.loads(row["ask"])["storage_uri"], row["training"], row["id"])
-        stored = "ended_at" in more or self._dir(row["id"]).exists()
+        state: RunState = status["state"]
+        stored = "ended_at" in status or self._dir(row["id"]).exists()
         before = Run.from_json(row["record"])
         run = replace(
-            before, state=state, reason=reason, started_at=more.get("started_at", before.started_at),
-            ended_at=more.get("ended_at") or now(), metrics=more.get("metrics", {}), lineage=more.get("lineage", {}),
+            before, state=state, reason=status["reason"], ended_at=status.get("ended_at") or now(),
+            metrics=status.get("metrics", {}), lineage=status.get("lineage", {}),
             model_uri=uris["model_uri"] if state == "succeeded" else "",
             output_uri=uris["output_uri"] if stored else "", log_uri=uris["log_uri"] if stored else "",
         )  # fmt: skip
@@ -261,11 +323,12 @@ class Trainings:
             )
             self.context.publish(
                 Event(id=f"training-ended-{run.id}", type="TrainingEnded", source=run.training, subject=run.id,
-                      time=run.ended_at, data={"state": state, "reason": reason})
+                      time=run.ended_at, data={"state": state, "reason": run.reason})
             )  # fmt: skip
 
-    def _admit(self) -> None:
-        """Start the runs that are next, as long as the machine has room; a large one is not overtaken."""
+    def _admit(self) -> list[dict[str, Any]]:
+        """Give the runs that are next what they ask for, as long as the machine has room; a large one is not overtaken."""
+        admitted: list[dict[str, Any]] = []
         for row in self.store.all("select * from runs where state = 'pending' order by seq"):
             ask = json.loads(row["ask"])
             running = [
@@ -274,15 +337,18 @@ class Trainings:
             ]
             given = supervision.allot(ask, running, machine.cpus(), machine.memory_mib(), self._gpus or [])
             if given is None:
-                return
-            record = replace(Run.from_json(row["record"]), state="running", started_at=now())
-            self.store.run(
-                "update runs set state = 'running', record = ?, cpus = ?, gpus = ? where id = ?",
+                break
+            before = Run.from_json(row["record"])
+            record = replace(before, state="running", started_at=before.started_at or now(), attempts=row["attempt"])
+            # It may have been cancelled meanwhile.
+            if self.store.run(
+                "update runs set state = 'running', record = ?, cpus = ?, gpus = ? where id = ? and state = 'pending'",
                 (record.to_json(), json.dumps(given.cpus), json.dumps(given.gpus), row["id"]),
-            )
-            fresh = self._row(row["id"])
-            assert fresh is not None
-            self._begin(fresh)
+            ):
+                fresh = self._row(row["id"])
+                assert fresh is not None
+                admitted.append(fresh)
+        return admitted
 
     def _begin(self, row: Mapping[str, Any]) -> None:
         task = asyncio.create_task(self._launch(row))
@@ -292,7 +358,8 @@ class Trainings:
     async def _launch(self, row: Mapping[str, Any]) -> None:
         """Prepare the code and its interpreter, then start the supervisor."""
         ask = json.loads(row["ask"]) | {
-            "attempt": row["attempt"], "cpus": json.loads(row["cpus"]), "gpus": json.loads(row["gpus"]),
+            "attempt": row["attempt"], "lost_s": Run.from_json(row["record"]).lost_s,
+            "cpus": json.loads(row["cpus"]), "gpus": json.loads(row["gpus"]),
         }  # fmt: skip
         run_dir = self._dir(row["id"])
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ekiben.errors import NotFound, ProviderError, SpecError
-from ekiben.folder import Folder
+from ekiben.folder import Folder, system_error
 from ekiben.keys import RESERVED, check_key
 from ekiben.lineage import snapshot
 from ekiben.runtime import Object
@@ -27,11 +27,14 @@ TRIES = 5
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all, and durably."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, allow_nan=False, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, allow_nan=False, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def clear_away(tree: Path) -> None:
@@ -45,16 +48,20 @@ def clear_away(tree: Path) -> None:
 def fetch_inputs(state_dir: Path, uris: Mapping[str, str], into: Path) -> dict[str, Any]:
     """Copy what lies below each URI prefix to `into`/<name>/, read-only, and return the snapshot of each.
 
-    A run that is tried again reads the same copies. Raises SpecError for an input without files, and for a bad URI.
+    A run that is tried again reads the same copies. Raises SpecError for an input without files and for a bad URI, NoCapacity
+    where the disk is full.
     """
     done = into.with_name("inputs.json")
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     clear_away(into)
-    found = {name: _fetch(state_dir, name, uri, into / name) for name, uri in sorted(uris.items())}
-    for folder, _, _ in os.walk(into, topdown=False):
-        os.chmod(folder, 0o555)  # noqa: S103
-    write_json(done, found)
+    try:
+        found = {name: _fetch(state_dir, name, uri, into / name) for name, uri in sorted(uris.items())}
+        for folder, _, _ in os.walk(into, topdown=False):
+            os.chmod(folder, 0o555)  # noqa: S103
+        write_json(done, found)
+    except OSError as error:
+        raise system_error("local", "copy the inputs of the run", error) from error
     return found
 
 
@@ -102,7 +109,7 @@ def store_results(
 ) -> None:
     """Copy model (when `model`), output, checkpoints and log to storage, in one rename; repeating is safe.
 
-    `note` is told of each file that is left out. Raises NotFound when the storage is gone.
+    `note` is told of each file that is left out. Raises NotFound when the storage is gone, NoCapacity when its disk is full.
     """
     bucket = path_of(storage_uri)
     if not bucket.is_dir():
@@ -110,11 +117,10 @@ def store_results(
             "local", f"store the results of the run {run!r}", f"there is no {storage_uri}", "Mend it with `ekiben up`"
         )
     staging = bucket / RESERVED / "staging"
-    staging.mkdir(parents=True, exist_ok=True)
     fresh, old = staging / secrets.token_hex(8), staging / secrets.token_hex(8)
     target = bucket / "runs" / training / run
     try:
-        fresh.mkdir()
+        fresh.mkdir(parents=True)
         for part in ("output", "checkpoints", *(("model",) if model else ())):
             _copy_tree(run_dir / part, fresh / part, note)
         _copy_file(run_dir / "log.txt", fresh / "log.txt")
@@ -122,6 +128,8 @@ def store_results(
         if target.exists():
             target.rename(old)
         fresh.rename(target)
+    except OSError as error:
+        raise system_error("local", f"store the results of the run {run!r}", error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -13,13 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ekiben.errors import NoCapacity, ProviderError, Unavailable
+
 __all__ = ["Store"]
 
 BUSY_TIMEOUT_MS = 10_000
 
 
 class Store:
-    """A SQLite file. `synchronous=FULL`: what a committed transaction wrote survives a power cut."""
+    """A SQLite file. `synchronous=FULL`: what a committed transaction wrote survives a power cut.
+
+    A write raises NoCapacity when the disk is full, and Unavailable when another writer holds the file for too long.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,13 +41,15 @@ class Store:
         if connection.in_transaction:
             yield connection
             return
-        connection.execute("begin immediate")
-        try:
-            yield connection
-        except BaseException:
-            connection.execute("rollback")
-            raise
-        connection.execute("commit")
+        with _translated():
+            connection.execute("begin immediate")
+            try:
+                yield connection
+                connection.execute("commit")
+            finally:
+                # A full disk may have rolled it back already, or have left it open at the commit.
+                if connection.in_transaction:
+                    connection.execute("rollback")
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         return [dict(row) for row in self._connection.execute(sql, values)]
@@ -74,3 +81,20 @@ class Store:
             connection.execute("pragma foreign_keys = on")
             self._local.connection = connection
         return connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        operation, code = "write the station's state", error.sqlite_errorcode & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            why, remedy = "the disk or the quota is full", "Make room, then repeat"
+            raise NoCapacity("local", operation, why, remedy) from error
+        if code == sqlite3.SQLITE_BUSY:
+            why, remedy = f"another writer has held it for {BUSY_TIMEOUT_MS / 1000:g} s", "Try again later"
+            raise Unavailable("local", operation, why, remedy) from error
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise ProviderError("local", operation, str(error), "Look at its disk") from error
+        raise

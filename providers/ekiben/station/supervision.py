@@ -8,22 +8,28 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ekiben.records import now
 from ekiben.station import machine, processes
 from ekiben.station.bundles import python_for, unpacked
 from ekiben.station.client import locked
+from ekiben.station.interruptions import last_beat, lost_s
+from ekiben.station.output import JobLog
 from ekiben.station.staging import clear_away, write_json
 
-__all__ = ["Allotment", "alive", "allot", "clear", "launch", "live_metrics", "status", "tidy"]
+__all__ = ["Allotment", "alive", "allot", "cut_short", "launch", "live_metrics", "status", "tidy"]
 
 PROGRESS_BYTES = 8 << 20
 
 # Supervisors that this process has started, until they are reaped.
 _children: list[subprocess.Popen[bytes]] = []
+_reaping = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +88,16 @@ def launch(run_dir: Path, ask: Mapping[str, Any], state_dir: Path) -> None:
                 [sys.executable, "-m", "ekiben.station.runner", str(run_dir), str(lock)], pass_fds=[lock],
                 start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        _children.append(child)
+        with _reaping:
+            _children.append(child)
     finally:
         os.close(lock)
 
 
 def alive(run_dir: Path) -> bool:
     """Does a supervisor of this run live?"""
-    _children[:] = [child for child in _children if child.poll() is None]
+    with _reaping:
+        _children[:] = [child for child in _children if child.poll() is None]
     return locked(run_dir / "lock")
 
 
@@ -101,14 +109,24 @@ def status(run_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def clear(run_dir: Path) -> None:
-    """End the processes that a supervisor left which was killed."""
-    processes.kill_marked("EKIBEN_SPEC_URI", (run_dir / "run.json").as_uri())
+def cut_short(run_dir: Path, status: Mapping[str, Any]) -> dict[str, Any]:
+    """End what a supervisor left that was killed, and return the status that it would have left."""
+    ended = processes.kill_marked("EKIBEN_SPEC_URI", (run_dir / "run.json").as_uri())
+    # A job that was there until now may have worked until now; else the last sign of life tells.
+    until = time.time() if ended else last_beat(run_dir)
+    lost = lost_s(run_dir, status.get("working_since", 0.0), until)
+    reason = "its supervisor was killed, or the machine was restarted"
+    (run_dir / "room").unlink(missing_ok=True)
+    log = JobLog(run_dir / "log.txt")
+    log.note(f"interrupted: {reason}; {lost:.1f} s of work are lost")
+    log.close()
+    return {**status, "state": "interrupted", "reason": reason, "lost_s": lost, "ended_at": now()}
 
 
-def tidy(run_dir: Path) -> None:
-    """Drop what is stored elsewhere by now; the log, the request and the status stay."""
-    for part in ("inputs", "code", "lib", "model", "output", "checkpoints", "nodes"):
+def tidy(run_dir: Path, *, stored: bool) -> None:
+    """Drop what the run does not need any more. The log, the request and the status stay; results do unless they are `stored`."""
+    results = ("model", "output", "checkpoints", "nodes") if stored else ()
+    for part in ("inputs", "code", "lib", *results):
         clear_away(run_dir / part)
 
 
