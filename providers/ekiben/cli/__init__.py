@@ -22,6 +22,7 @@ from ekiben.cli import (
     inventory,
     lineage,
     models,
+    new,
     predictions,
     rebuild,
     stack,
@@ -51,7 +52,7 @@ _CLASSES = ((errors.SpecError, 3), (errors.MissingDependency, 4), (errors.Provid
 
 # The verbs as `ekiben --help` shows them.
 SECTIONS = {
-    "Environment": "up preview refresh destroy env status station inventory doctor",
+    "Environment": "new up preview refresh destroy env status station inventory doctor",
     "Training": "put train runs logs cancel",
     "Models": "models approve reject release rollback lineage rebuild",
     "Calls": "endpoints invoke predictions",
@@ -82,6 +83,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 100},
 )
 for noun in (
+    new,
     stack,
     status,
     station,
