@@ -142,3 +142,10 @@ def test_a_plugin_that_cannot_be_installed_is_an_error(fake: Cli, bare: Project)
     fake.path.write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
     with pytest.raises(ProviderError, match="cannot install Ekiben's plugin: no space left"):
         environment(bare.root, fake)
+
+
+def test_a_backend_without_a_name_is_none(fake: Cli, bare: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "")  # as CI gives a variable that nobody has set
+    found = environment(bare.root, fake)
+    assert found["PULUMI_BACKEND_URL"] == f"file://{bare.root}/.ekiben"
+    assert found["PULUMI_CONFIG_PASSPHRASE"] == ""

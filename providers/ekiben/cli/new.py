@@ -38,7 +38,7 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name, and the folder's.")],
     json: options.Json = False,
 ) -> None:
-    """Write a new project that works as it stands: its `make test` and `make demo` pass.
+    """Write a project of your own that works as it stands, with tests and CI.
 
     \b
     Examples:

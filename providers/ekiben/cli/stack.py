@@ -46,7 +46,7 @@ def preview(
     json: options.Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
 ) -> None:
-    """Show what `up` would do, and what it costs; nothing is changed and nothing is started.
+    """Show what `up` would do, and what it will cost; nothing is changed.
 
     \b
     Examples:

@@ -84,8 +84,13 @@ def exports(values: Mapping[str, str]) -> str:
 
 
 def _theirs(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what `ekiben env` printed for this project, or for another one that was left by `cd`."""
+    """The environment without what `ekiben env` printed for this project, or for another one that was left by `cd`.
+
+    CI gives a variable that nobody has set as an empty one: a backend without a name is none.
+    """
     theirs = dict(environ)
+    if not theirs.get("PULUMI_BACKEND_URL"):
+        theirs.pop("PULUMI_BACKEND_URL", None)
     home = Path(theirs.get("PULUMI_HOME", ""))
     if home.parts[-2:] == (".ekiben", ".pulumi"):
         ours = defaults(home.parents[1])
