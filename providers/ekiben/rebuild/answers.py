@@ -1,6 +1,6 @@
 """What a bento answers: `python -P answers.py BENTO REQUESTS ANSWERS`, in the bento's own environment.
 
-REQUESTS has a JSON object {"route", "request"} a line, ANSWERS gets {"status", "body"} a line. It is BentoML's own application that
+REQUESTS has a JSON object {"route", "request"} a line, ANSWERS gets {"status" (text), "body"} a line. It is BentoML's own application that
 answers, without a socket. Nothing of Ekiben is imported.
 """
 
@@ -37,7 +37,7 @@ def main(bento: Path, requests: Path, answers: Path) -> None:
                 body = answer.json()
             except ValueError:
                 body = answer.text
-            told.write(json.dumps({"status": answer.status_code, "body": body}) + "\n")
+            told.write(json.dumps({"status": str(answer.status_code), "body": body}) + "\n")
 
 
 def application(bento: Path) -> Any:

@@ -115,8 +115,8 @@ def _train(folder: Path, python: Path, version: ModelVersion, job: Mapping[str, 
         ended = {"state": "failed", "reason": _tail(folder / "attempt.log") or "it was ended from outside"}
     if ended["state"] != "succeeded":
         raise TrainingFailed(
-            f"{version.id} cannot be rebuilt: its job, which succeeded in the run {version.run_id}, has {ended['state']} now: "
-            f"{ended['reason'].rstrip('.')}.",
+            f"{version.id} cannot be rebuilt: its job, which succeeded in the run {version.run_id}, "
+            f"{'fails' if ended['state'] == 'failed' else 'was ended by others'} now: {ended['reason'].rstrip('.')}.",
             tail=_tail(folder / "log.txt"),
         )
 

@@ -99,7 +99,7 @@ def _answers(python: Path, bento: Path, asked: Path, told: Path) -> list[Any]:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-TAIL_LINES:])
         raise ModelFailed("The bento does not start.", tail=tail)
     answers = [json.loads(line) for line in told.read_text(encoding="utf-8").splitlines()]
-    if bad := next((answer for answer in answers if answer["status"] >= 500), None):
+    if bad := next((answer for answer in answers if answer["status"] >= "500"), None):
         raise ModelFailed(f"The bento failed (HTTP {bad['status']}): {_short(bad['body'])}")
     return answers
 
