@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ekiben.cli import options, show
+from ekiben.cli import batch, options, show
 from ekiben.cli.platform import runtime
 from ekiben.errors import SpecError
 
@@ -60,24 +60,90 @@ def endpoints(
 
 def invoke(
     name: Annotated[
-        str, typer.Argument(metavar="ENDPOINT|FUNCTION", help="An endpoint, or a function that HTTP starts.")
+        str,
+        typer.Argument(
+            metavar="ENDPOINT|FUNCTION|MODEL",
+            help="An endpoint, a function that HTTP starts, or MODEL:3, MODEL@ALIAS for files.",
+        ),
     ],
-    data: Data,
-    route: Annotated[str, typer.Option("--route", help="The route of the model's service.")] = "predict",
+    data: Data = "",
+    route: Annotated[
+        str,
+        typer.Option("--route", help="The route of the model's service; else predict, or the only one for batches."),
+    ] = "",
     revision: Annotated[str, typer.Option("--revision", help="A revision's id or tag, instead of the weights.")] = "",
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="Files: a path, a glob, STORAGE/KEY, STORAGE/PREFIX/ or a URI. Repeatable."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Where predictions go: .parquet, .csv, .jsonl or .orc.")
+    ] = "",
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key", "-k", help="A column of the input to put beside the predictions; '*' for all. Repeatable."
+        ),
+    ] = None,
+    sql: Annotated[str, typer.Option("--sql", help="A query instead of files, or @FILE that holds one.")] = "",
+    database: Annotated[
+        str, typer.Option("--database", envvar="EKIBEN_DATABASE", help="The database of --sql, as a URI.")
+    ] = "",
+    null: Annotated[
+        list[str] | None, typer.Option("--null", help="A text in CSV that stands for no value. Repeatable.")
+    ] = None,
+    delimiter: Annotated[str, typer.Option("--delimiter", help="Of CSV; else a comma, and a tab in .tsv.")] = "",
+    batch_rows: Annotated[
+        int, typer.Option("--batch-rows", min=0, help="Rows in one call; 0: what suits the route.")
+    ] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that predict; 0: one a core.")] = 0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.1, help="The longest that one batch may take.")
+    ] = 600.0,
+    save_every_s: Annotated[
+        float,
+        typer.Option("--save-every-s", min=0.0, help="How often finished rows are kept, for a run that is resumed."),
+    ] = 10.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that fails.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over the output.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run had finished.")] = False,
+    registry: options.Registry = "",
     json: options.Json = False,
     stack: options.Stack = "",
 ) -> None:
-    """Call an endpoint and print its answer.
+    """Call an endpoint and print its answer, or predict for all rows of files or a query.
 
-    With --json, the whole record: revision, latency, whether the request was held, and the answer.
+    With --data, one request to the endpoint, or to a function; --json prints the whole record. With --input or --sql, the
+    endpoint's model runs here, on all cores, and the predictions go to --output. After an interruption the same command goes on
+    where it stopped. Rows that fail are listed in OUTPUT.errors.jsonl.
 
     \b
     Examples:
       ekiben invoke employment-api --data '{"person": {"AGEP": 40}}'
       ekiben invoke employment-api --data @request.json --json
       ekiben invoke employment-api --data - --revision candidate
+      ekiben invoke employment-api --input lake/people/ --output lake/scored.parquet --key id
+      ekiben invoke employment@champion --input 'people-*.csv.gz' --output scored.csv --key id
+      ekiben invoke employment:3 --sql 'select * from people order by id' --database sqlite:///p.db --output scored.csv
     """
+    if input or sql or output:
+        if data:
+            raise SpecError("--data is one request; --input and --sql are many rows. Use one of them.")
+        batch.invoke_batch(
+            name,
+            batch.Options(
+                input=input or [], output=output, sql=sql, database=database, key=key or [], route=route, revision=revision,
+                registry=registry, null=null or [], delimiter=delimiter, batch_rows=batch_rows, workers=workers,
+                timeout_s=timeout_s, save_every_s=save_every_s, strict=strict, overwrite=overwrite, restart=restart,
+            ),
+            json=json,
+            stack=stack,
+        )  # fmt: skip
+        return
+    if not data:
+        raise SpecError(
+            "Say what to predict for: --data JSON for one request, --input FILES or --sql QUERY for many rows."
+        )
     used = runtime(stack)
     body = payload(data)
     if name in used.names("function"):
@@ -85,7 +151,7 @@ def invoke(
             raise SpecError(f"A function takes a JSON object, not {type(body).__name__}. Wrap it: " + '{"data": ...}.')
         show.to_json(used.function(name).call(body))
         return
-    prediction = used.endpoint(name).invoke(body, route=route, revision=revision)
+    prediction = used.endpoint(name).invoke(body, route=route or "predict", revision=revision)
     show.to_json(prediction if json else prediction.body)
     cold = ", held while an instance started" if prediction.cold else ""
     show.say(f"revision {prediction.revision}, {prediction.latency_ms:.1f} ms{cold}")
