@@ -54,6 +54,10 @@ class Rig:
         """Kill the host as a power cut would, and have it back. Only where there is one (`hosted`)."""
         raise NotImplementedError
 
+    def take_away(self, run: ek.Run) -> None:
+        """Stop a run's job as a provider does that takes its capacity back: SIGTERM, the grace, SIGKILL."""
+        raise NotImplementedError
+
     hosted = False
 
     def connect(self) -> ek.Runtime:

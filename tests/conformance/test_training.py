@@ -147,6 +147,25 @@ def test_t18_a_run_outlives_its_host(rig: Rig) -> None:
     assert len(eventually(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == run.id])) == 1
 
 
+def test_t9_t19_a_spot_run_goes_on_where_it_was_interrupted(rig: Rig) -> None:
+    if ek.Feature.SPOT not in support(rig):
+        pytest.skip("declared as lacking")
+    training = rig.runtime.training("fleeting")
+    run = training.submit(ek.Job(id=f"run-{uuid.uuid4().hex[:8]}", params={"first_steps": 1000, "step_s": 0.1}))
+    eventually(lambda: training.run(run.id).metrics.get("loss"))
+    rig.take_away(run)
+    ended = eventually(lambda: r if (r := training.run(run.id)).ended else None)
+    assert (ended.state, ended.attempts) == ("succeeded", 2), ended.reason
+    (one,) = ended.interruptions
+    assert one.reason
+    assert run.submitted_at < one.at < ended.ended_at
+    assert 0 <= one.lost_s < 60
+    lake = rig.runtime.storage("lake")
+    assert lake.get(f"runs/fleeting/{run.id}/checkpoints/attempts.txt") == b"attempt\nattempt\n"
+    assert lake.get(f"runs/fleeting/{run.id}/checkpoints/terminated.txt") == b"yes", "SIGTERM came first"
+    assert len(eventually(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == run.id])) == 1
+
+
 def support(rig: Rig) -> ek.Support:
     import importlib
 

@@ -177,9 +177,9 @@ REFUSED = {
     """
 lake = cloud.Storage("lake", ek.StorageSpec(kms_key="mine"))
 models = cloud.Registry("models", ek.RegistrySpec(mirror="required"), storage=lake)
-job = cloud.Training("job", ek.TrainingSpec(source="training_jobs/job", spot=True), storage=lake)
-ek.export(lake, models, job)
-""": "kms_key: local lacks a customer's encryption key.*mirror='required': local lacks.*spot=True: local lacks",
+logs = cloud.Storage("logs", ek.StorageSpec(expire_days={"old/": 7}))
+ek.export(lake, models, logs)
+""": "kms_key: local lacks a customer's encryption key.*mirror='required': local lacks.*expire_days: local lacks",
     """
 lake = cloud.Storage("lake")
 cloud.Function("hello", ek.FunctionSpec(source="functions/hello", on=(ek.Schedule("0 3 L * *"),)), uses=[lake])

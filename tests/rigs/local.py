@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -44,6 +45,13 @@ def make(base: type) -> Any:
 
             os.kill(json.loads((self.state_dir / "station.json").read_text())["pid"], signal.SIGKILL)
             launch.ensure(self.state_dir, project=self.platform.project, stack=self.platform.stack)
+
+        def take_away(self, run: ek.Run) -> None:
+            mark = f"EKIBEN_SPEC_URI={(self.state_dir / 'runs' / run.id / 'run.json').as_uri()}".encode()
+            for entry in Path("/proc").iterdir():
+                with contextlib.suppress(OSError):
+                    if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGTERM)
 
         def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
             done = subprocess.run(

@@ -44,6 +44,18 @@ pair = cloud.Training(
     ),
     storage=lake,
 )
+fleeting = cloud.Training(
+    "fleeting",
+    ek.TrainingSpec(
+        source="training_jobs/tiny",
+        inputs={"points": "lake/points/"},
+        params={"scale": 1.0},
+        resources=ek.Resources(memory_mib=512),
+        spot=True,
+        model="tiny",
+    ),
+    storage=lake,
+)
 api = cloud.Endpoint(
     "tiny-api",
     ek.EndpointSpec(
@@ -79,4 +91,4 @@ witness = cloud.Function(
     ),
     uses=[lake],
 )
-ek.export(lake, spare, models, tiny, brittle, pair, api, fresh, narrow, echo, broken, witness)
+ek.export(lake, spare, models, tiny, brittle, pair, fleeting, api, fresh, narrow, echo, broken, witness)

@@ -31,7 +31,7 @@ if params.get("fail_first") and attempt == 0:
     job.fail("the first attempt always fails")
 if params.get("fail"):
     job.fail(str(params["fail"]))
-for step in range(int(params.get("steps", 1))):
+for step in range(int(params.get("first_steps", 0) if attempt == 0 else 0) or int(params.get("steps", 1))):
     job.log_metric("loss", 1.0 / (step + 1), step)
     time.sleep(float(params.get("step_s", 0)))
 slope = params["scale"] * sum(p["x"] * p["y"] for p in points) / sum(p["x"] * p["x"] for p in points)
