@@ -20,6 +20,7 @@ from typing import IO
 from ekiben import __version__
 from ekiben.errors import AlreadyExists, EkibenError, Unavailable
 from ekiben.station.launch import prepare
+from ekiben.station.leftovers import sweep
 
 __all__ = ["main"]
 
@@ -87,6 +88,7 @@ def _run(args: argparse.Namespace, ready: Callable[[], None]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     lock = _lock(args.state_dir)
     try:
+        sweep(args.state_dir)
         with _listener(args.state_dir, args.port) as listener:
             asyncio.run(_serve(args, lock, listener, ready))
     finally:

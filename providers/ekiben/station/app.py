@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from ekiben.station.edge import AccessLog, body_of, guards
 from ekiben.station.endpoints import Endpoints
 from ekiben.station.events import Events
 from ekiben.station.functions import Functions
+from ekiben.station.leftovers import keep_code
 from ekiben.station.noun import Context, Noun, Resource
 from ekiben.station.runs import Trainings
 from ekiben.station.store import Store
 
-__all__ = ["Resources", "application", "nouns"]
+__all__ = ["Resources", "application"]
 
+WITH_CODE = ("training", "function")
 MAX_BODY_BYTES = 16 * 1024 * 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -74,14 +77,6 @@ class Resources:
         )
 
 
-def nouns(context: Context, events: Events) -> list[Noun]:
-    """All kinds, in the order in which they start; they stop the other way round."""
-    return [
-        Buckets(context), Objects(context), Platforms(context),
-        Endpoints(context), Trainings(context), Functions(context, events),
-    ]  # fmt: skip
-
-
 def application(
     state_dir: Path, *, url: str, project: str, stack: str, token: str, stop: Callable[[], None]
 ) -> web.Application:
@@ -94,15 +89,24 @@ def application(
         state_dir=state_dir, url=url, project=project, stack=stack, store=store,
         resource=resources.get, resources=resources.of, publish=events.publish,
     )  # fmt: skip
-    by_kind = {noun.kind: noun for noun in nouns(context, events)}
+    trainings, functions = Trainings(context), Functions(context, events)
+    files: list[Noun] = [Buckets(context), Objects(context), Platforms(context)]
+    # They start in this order, and stop the other way round.
+    by_kind = {noun.kind: noun for noun in [*files, Endpoints(context), trainings, functions]}
     log = AccessLog(state_dir / "access.jsonl")
 
     def is_open(endpoint: str) -> bool:
         declared = resources.get("endpoint", endpoint)
         return declared is not None and declared.spec.get("spec", {}).get("auth") == "none"
 
+    async def tidy() -> None:
+        """Delete the code that nothing names any more. A call may still import from what it was started with."""
+        if not functions.calling:
+            named = {str(one.spec["code_sha256"]) for kind in WITH_CODE for one in resources.of(kind)}
+            await asyncio.to_thread(keep_code, state_dir, named | trainings.code())
+
     app = web.Application(middlewares=guards(store, token, log, is_open), client_max_size=MAX_BODY_BYTES)
-    app.add_routes(_resource_routes(resources, by_kind))
+    app.add_routes(_resource_routes(resources, by_kind, tidy))
     app.add_routes(_own_routes(by_kind, stop))
     for noun in by_kind.values():
         app.add_routes(noun.routes())
@@ -114,6 +118,7 @@ def application(
             for noun in by_kind.values():
                 started.append(noun)
                 await noun.start()
+            await tidy()
             yield
         finally:
             for noun in reversed(started):
@@ -136,8 +141,23 @@ def _settle_url(store: Store, resources: Resources, url: str) -> None:
         )
 
 
-def _resource_routes(resources: Resources, by_kind: Mapping[str, Noun]) -> list[web.RouteDef]:
+def _resource_routes(
+    resources: Resources, by_kind: Mapping[str, Noun], tidy: Callable[[], Awaitable[None]]
+) -> list[web.RouteDef]:
     locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+    changing: Counter[bool] = Counter()
+
+    @asynccontextmanager
+    async def alone(kind: str, name: str) -> AsyncIterator[None]:
+        """One change of a resource at a time. The last of those that bring code tidies up."""
+        changing[kind in WITH_CODE] += 1
+        try:
+            async with locks[kind, name]:
+                yield
+        finally:
+            changing[kind in WITH_CODE] -= 1
+        if kind in WITH_CODE and not changing[True]:
+            await tidy()
 
     def of(request: web.Request) -> tuple[Noun, str]:
         kind, name = request.match_info["kind"], request.match_info["resource"]
@@ -157,7 +177,7 @@ def _resource_routes(resources: Resources, by_kind: Mapping[str, Noun]) -> list[
         spec, given_tags = body.get("spec", {}), body.get("tags", {})
         if not isinstance(spec, dict) or not isinstance(given_tags, dict):
             raise SpecError(f"spec and tags of the {noun.kind} {name!r} must be JSON objects.")
-        async with locks[noun.kind, name]:
+        async with alone(noun.kind, name):
             before = resources.get(noun.kind, name)
             facts = before.facts if before else {}
             resource = Resource(kind=noun.kind, name=name, spec=spec, tags=given_tags, facts=facts)
@@ -174,7 +194,7 @@ def _resource_routes(resources: Resources, by_kind: Mapping[str, Noun]) -> list[
 
     async def delete(request: web.Request) -> web.Response:
         noun, name = of(request)
-        async with locks[noun.kind, name]:
+        async with alone(noun.kind, name):
             if resource := resources.get(noun.kind, name):
                 await noun.delete(resource)
                 resources.delete(noun.kind, name)
