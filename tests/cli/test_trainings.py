@@ -8,6 +8,7 @@ import re
 import pytest
 
 from ekiben.errors import NoCapacity
+from ekiben.records import Interruption, Run
 from ekiben.station.jobs import RUN_ID
 
 from .shelf import runtime as shelf
@@ -161,3 +162,22 @@ def test_put_uploads_nothing_when_something_is_wrong(ek, platform, tmp_path) -> 
         assert ek("put", *words).code == 3, words
     assert ek("put", str(here), "sea/").code == 5
     assert shelf.STATE["objects"] == {}
+
+
+def test_what_interruptions_cost_is_shown(ek, platform) -> None:
+    lost = [
+        Interruption(at="2026-01-31T09:00:00.000000Z", reason="it was ended by SIGKILL", lost_s=1.5),
+        Interruption(at="2026-01-31T09:05:00.000000Z", reason="its supervisor was killed", lost_s=2.0),
+    ]
+    run = Run(
+        id="r1", training="income", state="succeeded", submitted_at="2026-01-31T08:59:00.000000Z", attempts=3,
+        started_at="2026-01-31T09:59:00.000000Z", ended_at="2026-01-31T09:10:00.000000Z", interruptions=lost,
+    )  # fmt: skip
+    shelf.STATE["runs"] = [run]
+    listed = ek("runs").out.splitlines()[-1]
+    assert "Interrupted 2 times, 3.5 s of work lost" in listed
+    assert " 0.0 s " in listed, "the clock was set back"
+    shown = ek("runs", "r1").out
+    assert "Run r1 has succeeded after 0.0 s. Interrupted 2 times, 3.5 s of work lost." in shown
+    assert "interrupted at 2026-01-31 09:05:00, 2.0 s of work lost: its supervisor was killed" in shown
+    assert [one["lost_s"] for one in ek("runs", "r1", "--json").json["interruptions"]] == [1.5, 2.0]

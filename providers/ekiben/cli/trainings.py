@@ -94,6 +94,8 @@ def runs(
             show.to_json(run)
             return
         show.line(_summary(run))
+        for one in run.interruptions:
+            show.line(f"interrupted at {show.clock(one.at)}, {one.lost_s:.1f} s of work lost: {one.reason}")
         rows = [(key, show.number(value)) for key, value in sorted(run.metrics.items())]
         show.table(("metric", "value"), rows, "It has no metrics.")
         for label, uri in (("model", run.model_uri), ("output", run.output_uri), ("log", run.log_uri)):
@@ -109,10 +111,7 @@ def runs(
         return
     show.table(
         ("run", "training", "state", "submitted (UTC)", "took", "reason"),
-        [
-            (run.id, run.training, run.state, show.clock(run.submitted_at), _took(run), run.reason.partition("\n")[0])
-            for run in found
-        ],
+        [(run.id, run.training, run.state, show.clock(run.submitted_at), _took(run), _why(run)) for run in found],
         "There are no runs yet. Start one with: ekiben train TRAINING",
     )
 
@@ -234,7 +233,8 @@ def _took(run: Run) -> str:
     if not run.started_at:
         return ""
     end = datetime.fromisoformat(run.ended_at) if run.ended_at else datetime.now(UTC)
-    return f"{(end - datetime.fromisoformat(run.started_at)).total_seconds():.1f} s"
+    # A clock may have been set back meanwhile.
+    return f"{max(0.0, (end - datetime.fromisoformat(run.started_at)).total_seconds()):.1f} s"
 
 
 def _ended(run: Run) -> str:
@@ -247,4 +247,16 @@ def _ended(run: Run) -> str:
 
 def _summary(run: Run) -> str:
     metrics = ", ".join(f"{key} {show.number(value)}" for key, value in sorted(run.metrics.items())[:6])
-    return f"Run {run.id} has {_ended(run)}." + (f" {metrics}." if metrics else "")
+    return " ".join(f"{text}." for text in (f"Run {run.id} has {_ended(run)}", _cost(run), metrics) if text)
+
+
+def _why(run: Run) -> str:
+    """Its reason in a line, and what interruptions have cost."""
+    return "; ".join(filter(None, [_cost(run), run.reason.partition("\n")[0]]))
+
+
+def _cost(run: Run) -> str:
+    times = len(run.interruptions)
+    if not times:
+        return ""
+    return f"Interrupted {'once' if times == 1 else f'{times} times'}, {run.lost_s:.1f} s of work lost"
