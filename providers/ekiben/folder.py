@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import random
 import secrets
@@ -23,6 +24,7 @@ from typing import IO
 from ekiben.errors import (
     AccessDenied,
     AlreadyExists,
+    IntegrityError,
     NoCapacity,
     NotFound,
     PreconditionFailed,
@@ -35,7 +37,8 @@ from ekiben.runtime import Object
 __all__ = ["Folder", "system_error"]
 
 LOCK_TIMEOUT_S = 30.0
-STALE_S = 24 * 3600.0
+# A writer has locked what it stages before it is this old.
+FRESH_S = 5.0
 CHUNK_BYTES = 1 << 20
 
 _JITTER = random.SystemRandom()
@@ -99,13 +102,16 @@ class Folder:
                 raise OSError(errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.ENOENT, "")
             return _object(key, found)
 
-    def put(self, key: str, data: bytes | Path, *, absent: bool = False, etag: str = "") -> Object:
-        """Write; with `absent` only where nothing is, with `etag` only over the object that has it."""
+    def put(self, key: str, data: bytes | Path, *, absent: bool = False, etag: str = "", sha256: str = "") -> Object:
+        """Write; with `absent` only where nothing is, with `etag` only over the object that has it, with `sha256` only the bytes
+        that have it (else IntegrityError).
+        """
         with self._translated(f"write {key!r}"):
             path = self._path(key)
-            staged = self._reserved("staging") / secrets.token_hex(8)
-            try:
-                _write(staged, data)
+            with _staged(self._reserved("staging"), data) as staged:
+                if sha256 and (found := _digest(staged)) != sha256:
+                    why = f"the sha256 of what was to be written is {found[:12]}..., not {sha256[:12]}..."
+                    raise IntegrityError(self.provider, f"write {key!r}", why)
                 with self._lock():
                     there = _lstat(path)
                     self._allow(key, there, absent, etag)
@@ -117,8 +123,6 @@ class Folder:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(staged, path)
                 return _object(key, made)
-            finally:
-                staged.unlink(missing_ok=True)
 
     def copy(self, source: str, target: str) -> None:
         self.head(source)
@@ -193,7 +197,7 @@ class Folder:
         return os.fdopen(descriptor, "rb")
 
     def _reserved(self, name: str) -> Path:
-        """`.ekiben/<name>` in the root, made where absent. What a crash left in it a day ago is deleted."""
+        """`.ekiben/<name>` in the root, made where absent. The files in it whose writers were killed are deleted."""
         if not self.root.is_dir():
             raise self._no_root("write to it")
         if (self.root / RESERVED).is_symlink():
@@ -204,7 +208,7 @@ class Folder:
             self._swept = True
             for left in folder.iterdir():
                 with contextlib.suppress(OSError):
-                    if time.time() - left.lstat().st_mtime > STALE_S:
+                    if _abandoned(left):
                         left.unlink()
         return folder
 
@@ -248,15 +252,36 @@ class Folder:
         return NotFound(self.provider, operation, why, "Make it (`ekiben up` does), or correct the URI")
 
 
-def _write(target: Path, data: bytes | Path) -> None:
-    with open(target, "xb") as file:
-        if isinstance(data, Path):
-            with open(data, "rb") as source:
-                shutil.copyfileobj(source, file, CHUNK_BYTES)
-        else:
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+@contextlib.contextmanager
+def _staged(folder: Path, data: bytes | Path) -> Iterator[Path]:
+    """A file with these bytes, on disk, and locked as long as it is here: an unlocked one has lost its writer."""
+    path = folder / secrets.token_hex(8)
+    try:
+        with open(path, "xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if isinstance(data, Path):
+                with open(data, "rb") as source:
+                    shutil.copyfileobj(source, file, CHUNK_BYTES)
+            else:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _abandoned(staged: Path) -> bool:
+    if not stat.S_ISREG(staged.lstat().st_mode) or time.time() - staged.lstat().st_mtime < FRESH_S:
+        return False
+    with staged.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where its writer lives
+    return True
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -18,7 +18,7 @@ import pytest
 
 from ekiben import folder as module
 from ekiben.errors import AccessDenied, NoCapacity, NotFound, ProviderError, Unavailable
-from ekiben.folder import STALE_S, system_error
+from ekiben.folder import FRESH_S, system_error
 from ekiben.storage import Storage, open_storage
 
 
@@ -192,15 +192,17 @@ def test_a_writer_that_is_killed_leaves_the_object_whole_and_no_lock(folder: Sto
     assert [found.key for found in folder.list()] == ["k"]
 
 
-def test_what_a_crash_left_is_swept_after_a_day(folder: Storage) -> None:
+def test_what_a_killed_writer_left_is_swept_by_the_next(folder: Storage) -> None:
     folder.put("k", b"x")
     staging = root(folder) / ".ekiben" / "staging"
-    for name, age_s in (("old", STALE_S + 60), ("new", 60)):
+    for name, age_s in (("left", FRESH_S + 1), ("held", FRESH_S + 1), ("new", 0)):
         (staging / name).write_bytes(b"half")
         then = (staging / name).stat().st_mtime - age_s
         os.utime(staging / name, (then, then))
-    open_storage(folder.uri()).put("k", b"y")
-    assert os.listdir(staging) == ["new"]
+    with open(staging / "held", "rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        open_storage(folder.uri()).put("k", b"y")
+    assert sorted(os.listdir(staging)) == ["held", "new"], "one is being written, one may be in a moment"
 
 
 def test_a_lock_that_is_never_released(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """What an engine that was killed has left in the project's own state folder: its lock, and operations that nobody ended.
 
-Ekiben's resources are made by calls that may be repeated, so an operation of theirs whose end is not known is simply made again:
-what Pulumi would ask the user to look up by hand is known here. Resources of other providers are left to Pulumi's own warning.
+Ekiben's resources are made by calls that may be repeated and are named by their inputs, so what Pulumi would ask the user to
+look up by hand is known here: one whose making began is taken for made, and the next `up` or `destroy` finds out. Resources of
+other providers are left to Pulumi's own warning.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pulumi import automation
+
+from ekiben.local.declared import KINDS, begun, identity
 
 __all__ = ["recover"]
 
@@ -35,7 +38,7 @@ def recover(root: Path, opened: automation.Stack, say: Callable[[str], None]) ->
         opened.cancel()
     states = folder / "stacks" / project
     if _unended(states / f"{opened.name}.json"):
-        _forget_unended(opened)
+        _take_up(opened)
     if states.is_dir():
         for path in states.iterdir():
             if path.name.startswith(f"{opened.name}.json") and HALF_WRITTEN.fullmatch(path.name):
@@ -50,14 +53,23 @@ def _unended(state: Path) -> bool:
     return any(_ours(operation) for operation in latest.get("pending_operations") or ())
 
 
-def _forget_unended(opened: automation.Stack) -> None:
+def _take_up(opened: automation.Stack) -> None:
     deployment = opened.export_stack()
     body = dict(deployment.deployment or {})
-    body["pending_operations"] = [one for one in body.get("pending_operations") or () if not _ours(one)]
+    pending = list(body.get("pending_operations") or ())
+    resources = list(body.get("resources") or ())
+    known = {resource["urn"] for resource in resources}
+    for resource in (one["resource"] for one in pending if _ours(one) and one["type"] == "creating"):
+        # One that is being replaced is known, and is replaced again.
+        kind = KINDS.get(str(resource["type"]).removeprefix("ekiben:station:"))
+        if kind is not None and resource["urn"] not in known:
+            inputs = resource["inputs"]
+            resources.append({**resource, "id": identity(kind, inputs), "outputs": begun(kind, inputs)})
+    body |= {"pending_operations": [one for one in pending if not _ours(one)], "resources": resources}
     opened.import_stack(automation.Deployment(version=deployment.version, deployment=body))
 
 
-def _ours(operation: Any) -> bool:
+def _ours(operation: Mapping[str, Any]) -> bool:
     return str(operation.get("resource", {}).get("type", "")).startswith(OURS)
 
 
@@ -73,7 +85,15 @@ def _stale(lock: Path) -> bool:
         return True
     except (OSError, ValueError, KeyError):
         return False
-    try:  # another program may have got the number since
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() != "pulumi"
+    # Another program may have got the number since, or nobody has yet asked how the engine ended.
+    name, state = _program(pid)
+    return state in ("Z", "X") or name not in ("pulumi", "")
+
+
+def _program(pid: int) -> tuple[str, str]:
+    """The name of a process's program and its state, as /proc has them; empty where there is no such thing."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").partition("(")[2].rpartition(")")
     except OSError:
-        return False
+        return "", ""
+    return name, rest.split()[0]

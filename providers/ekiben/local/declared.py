@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from ekiben.errors import NotFound, SpecError
+from ekiben.errors import NotFound, SpecError, Unavailable
 from ekiben.station import launch
 from ekiben.station.client import Client
+from ekiben.station.parents import scratch
+from ekiben.station.processes import STATION, kill_marked
 
-__all__ = ["KINDS", "Kind", "changes", "delete", "identity", "lost", "problems", "put", "read", "schema"]
+__all__ = ["KINDS", "Kind", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read", "schema"]
 
 PUT_S = 900.0
 STATION_KEYS = ("state_dir", "name", "tags", "station")
@@ -127,10 +129,15 @@ def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
     return str(inputs["state_dir"]) if kind.name == "Host" else f"{kind.path}/{inputs['name']}"
 
 
+def begun(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of one whose making was begun, and nobody saw it end: what is `lost` is mended, and it can be deleted."""
+    return {**inputs, "url": "", "running": False} if kind.name == "Host" else {**inputs, "facts": {}}
+
+
 def lost(kind: Kind, state: Mapping[str, Any]) -> str:
-    """The output that is true no more, because somebody deleted the thing by hand, or its station runs no more; else empty."""
+    """The output that is true no more, because somebody deleted the thing by hand, or its station is gone; else empty."""
     if kind.name == "Host":
-        return "" if launch.running(Path(state["state_dir"])) else "running"
+        return "" if _address(Path(state["state_dir"])) == state.get("url") else "running"
     found = _found(kind, state)
     return "" if found is not None and found["facts"] == state.get("facts") else "facts"
 
@@ -154,8 +161,8 @@ def read(kind: Kind, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     if kind.name == "Host":
         if not (state_dir / "station.db").exists():
             return None
-        running = launch.running(state_dir)
-        return inputs, {**inputs, "url": Client(state_dir).url if running else state.get("url", ""), "running": running}
+        url = _address(state_dir)
+        return inputs, {**inputs, "url": url or state.get("url", ""), "running": url is not None}
     found = _found(kind, state)
     if found is None:
         return None
@@ -210,6 +217,14 @@ def schema(version: str) -> str:
     return json.dumps({"name": "ekiben", "version": version, "resources": resources})
 
 
+def _address(state_dir: Path) -> str | None:
+    """Where the station answers; None when it does not run."""
+    try:
+        return Client(state_dir).url if launch.running(state_dir) else None
+    except Unavailable:
+        return None
+
+
 def _client(state: Mapping[str, Any], urn: str) -> Client:
     """The station's, started when it does not run: one that died in the middle of an `up` does not fail it."""
     stack, project = _urn(urn)
@@ -218,6 +233,9 @@ def _client(state: Mapping[str, Any], urn: str) -> Client:
 
 def _delete_station(state_dir: Path) -> None:
     launch.stop(state_dir)
+    # One that was killed could not take these with it.
+    kill_marked(STATION, str(state_dir.resolve()))
+    scratch(state_dir.resolve()).rmdir()
     if not state_dir.is_dir():
         return
     if not (state_dir / "station.db").exists() and any(path.name != "buckets" for path in state_dir.iterdir()):

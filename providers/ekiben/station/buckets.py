@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ekiben.errors import IntegrityError, NotFound, SpecError
+from ekiben.folder import Folder
 from ekiben.records import Platform
 from ekiben.station.noun import Context, Resource
 
@@ -83,7 +84,9 @@ class Objects(Files):
             raise NotFound(
                 "local", f"write the object {resource.spec['key']!r}", f"there is no bucket {resource.spec['bucket']!r}"
             )
-        await asyncio.to_thread(_copy, Path(resource.spec["source_path"]), path, resource.spec["sha256"])
+        bucket = _folder(self.context, resource.spec["bucket"])
+        source, sha256 = Path(resource.spec["source_path"]), resource.spec["sha256"]
+        await asyncio.to_thread(_copy, source, bucket, resource.spec["key"], sha256)
         if before is not None and self._path(before) != path:
             self._path(before).unlink(missing_ok=True)
         return {"uri": path.as_uri()}
@@ -146,28 +149,18 @@ def _known(resource: Resource, keys: Mapping[str, type]) -> None:
             raise SpecError(f"{where}: {key}={resource.spec.get(key)!r} is not a {kind.__name__}.")
 
 
-def _copy(source: Path, target: Path, sha256: str) -> None:
+def _copy(source: Path, bucket: Path, key: str, sha256: str) -> None:
     if not source.is_absolute():
         raise SpecError(f"source_path={str(source)!r} is not an absolute path.")
+    target = bucket / key
     if target.is_file() and _digest(target) == sha256:
         return
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    if not source.is_file():
+        raise NotFound("local", f"copy {source}", "there is no such file", "Run `ekiben up` again")
     try:
-        shutil.copyfile(source, fresh)
-        found = _digest(fresh)
-        if found != sha256:
-            raise IntegrityError(
-                "local",
-                f"copy {source}",
-                f"its sha256 is {found[:12]}..., not {sha256[:12]}...",
-                "Run `ekiben up` again",
-            )
-        fresh.replace(target)
-    except FileNotFoundError as error:
-        raise NotFound("local", f"copy {source}", "there is no such file", "Run `ekiben up` again") from error
-    finally:
-        fresh.unlink(missing_ok=True)
+        Folder(bucket, "local").put(key, source, sha256=sha256)
+    except IntegrityError as error:
+        raise IntegrityError("local", f"copy {source}", error.why, "Run `ekiben up` again") from error
 
 
 def _write(path: Path, data: bytes) -> None:

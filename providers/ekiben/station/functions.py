@@ -21,7 +21,7 @@ from ekiben.records import Event, now
 from ekiben.specs import FunctionSpec
 from ekiben.station import processes, tokens
 from ekiben.station.bundles import path_of, python_for, unpacked
-from ekiben.station.calls import MARK, Log, Outcome, call
+from ekiben.station.calls import Log, Outcome, call
 from ekiben.station.edge import body_of
 from ekiben.station.events import Claim, Events
 from ekiben.station.noun import Context, Resource
@@ -96,8 +96,11 @@ class Functions:
             loop.call_soon_threadsafe(self._wake.set)
 
         self.events.on_delivery = due
-        for delivery in self.events.recover():
-            await asyncio.to_thread(processes.kill_marked, MARK, delivery)
+        # What a station that is gone had called may still run, whatever has become of its delivery.
+        await asyncio.to_thread(processes.kill_marked, processes.STATION, str(self.context.state_dir))
+        for left in (self.context.state_dir / "functions").glob("*/calls"):
+            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+        self.events.recover()
         for run in (self._deliver, self._follow_clock, self._follow_files):
             self._tasks.append(asyncio.create_task(_forever(run)))
 
@@ -108,6 +111,11 @@ class Functions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+
+    @property
+    def calling(self) -> bool:
+        """Does a call run?"""
+        return any(self._calls.values())
 
     def routes(self) -> Sequence[web.RouteDef]:
         one = "/v1/functions/{name}"
@@ -174,18 +182,22 @@ class Functions:
     async def _run(self, resource: Resource, claim: Claim) -> Outcome:
         spec = _spec(resource)
         bundle = await asyncio.to_thread(unpacked, self.context.state_dir, resource.spec)
-        folder = self._folder(resource.name) / "calls"
+        folder = self._folder(resource.name) / "calls" / claim.id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = {
+            processes.STATION: str(self.context.state_dir),
             "EKIBEN_PLATFORM": str(resource.spec.get("platform", "")),
             "EKIBEN_TOKEN": tokens.issue(self.context, resource.name, list(resource.spec.get("uses", ()))),
             "EKIBEN_FUNCTION": resource.name,
         }
-        return await call(
-            python=await asyncio.to_thread(python_for, bundle), bundle=bundle, folder=folder,
-            delivery=claim.id, event=claim.event, env={**spec.env, **own}, timeout_s=spec.timeout_s,
-            memory_mib=spec.memory_mib, log=self._log(resource.name),
-        )  # fmt: skip
+        try:
+            return await call(
+                python=await asyncio.to_thread(python_for, bundle), bundle=bundle, folder=folder, delivery=claim.id,
+                event=claim.event, env={"TMPDIR": str(folder), **spec.env, **own}, timeout_s=spec.timeout_s,
+                memory_mib=spec.memory_mib, log=self._log(resource.name),
+            )  # fmt: skip
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _follow_clock(self) -> None:
         pruned_s = float("-inf")

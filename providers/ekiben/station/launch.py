@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -130,9 +130,7 @@ def prepare(state_dir: Path) -> None:
     """Make the state directory, for its owner only. Raises AccessDenied where it cannot be written."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = state_dir / f".probe.{secrets.token_hex(4)}"
-        probe.touch(mode=0o600)
-        probe.unlink()
+        tempfile.TemporaryFile(dir=state_dir).close()
     except OSError as error:
         raise AccessDenied(
             "local", f"use the state directory {state_dir}", f"it cannot be written ({error.strerror})",

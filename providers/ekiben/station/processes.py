@@ -15,11 +15,24 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["adopt_orphans", "child_env", "descendants", "end", "family", "held_mib", "kill_marked", "spare_the_host"]
+__all__ = [
+    "STATION",
+    "adopt_orphans",
+    "child_env",
+    "descendants",
+    "end",
+    "family",
+    "held_mib",
+    "kill_marked",
+    "spare_the_host",
+]
 
 LINUX = sys.platform == "linux"
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 PR_SET_CHILD_SUBREAPER = 36
+
+# In the environment of the calls that a station makes, with its state directory: so those that a dead one left are found.
+STATION = "EKIBEN_STATION"
 
 # All that a child inherits: what it takes to run, and nothing that could be a secret.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
