@@ -85,12 +85,17 @@ def _detached(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, ready: Callable[[], None]) -> int:
     os.umask(0o077)
+    import uvloop
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     lock = _lock(args.state_dir)
     try:
         sweep(args.state_dir)
-        with _listener(args.state_dir, args.port) as listener:
-            asyncio.run(_serve(args, lock, listener, ready))
+        with (
+            _listener(args.state_dir, args.port) as listener,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(_serve(args, lock, listener, ready))
     finally:
         lock.close()
     return 0
@@ -100,7 +105,8 @@ async def _serve(args: argparse.Namespace, lock: IO[str], listener: socket.socke
     from aiohttp import web
 
     from ekiben.station import tokens
-    from ekiben.station.app import application
+    from ekiben.station.app import ACCESS, GATEWAY, application
+    from ekiben.station.front import Front
 
     port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -113,9 +119,12 @@ async def _serve(args: argparse.Namespace, lock: IO[str], listener: socket.socke
         token=tokens.master(args.state_dir), stop=stopping.set,
     )  # fmt: skip
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S)
+    front: Front | None = None
     try:
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None
+        front = Front(admit=app[GATEWAY].admit, answer=app[GATEWAY].answer, access=app[ACCESS], rest=runner.server)
+        await front.listen(listener)
         about = {
             "pid": os.getpid(), "url": url, "port": port, "version": __version__, "project": args.project, "stack": args.stack,
         }  # fmt: skip
@@ -129,6 +138,8 @@ async def _serve(args: argparse.Namespace, lock: IO[str], listener: socket.socke
                 await asyncio.wait_for(stopping.wait(), LOOK_S)
         logging.getLogger("ekiben.station").info("the station stops")
     finally:
+        if front is not None:
+            await front.close(GRACE_S)
         await runner.cleanup()
 
 

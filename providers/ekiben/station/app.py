@@ -19,18 +19,21 @@ from ekiben import __version__
 from ekiben.errors import NotFound, SpecError
 from ekiben.station import tokens
 from ekiben.station.buckets import Buckets, Objects, Platforms
-from ekiben.station.edge import AccessLog, body_of, guards
+from ekiben.station.edge import AccessLog, Guard, body_of, guards
 from ekiben.station.endpoints import Endpoints
 from ekiben.station.events import Events
 from ekiben.station.functions import Functions
+from ekiben.station.gateway import Gateway
 from ekiben.station.leftovers import keep_code
 from ekiben.station.noun import Context, Noun, Resource
 from ekiben.station.runs import Trainings
 from ekiben.station.store import Store
 
-__all__ = ["Resources", "application"]
+__all__ = ["ACCESS", "GATEWAY", "Resources", "application"]
 
 WITH_CODE = ("training", "function")
+ACCESS = web.AppKey("access", AccessLog)
+GATEWAY = web.AppKey("gateway", Gateway)
 MAX_BODY_BYTES = 16 * 1024 * 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -80,7 +83,10 @@ class Resources:
 def application(
     state_dir: Path, *, url: str, project: str, stack: str, token: str, stop: Callable[[], None]
 ) -> web.Application:
-    """The station of `state_dir`, to be served at `url`. `stop` is called, once, when a client asks it to stop."""
+    """The station of `state_dir`, to be served at `url`. `stop` is called, once, when a client asks it to stop.
+
+    What calls endpoints goes through its GATEWAY, and not through the application's routes.
+    """
     store = Store(state_dir / "station.db")
     tokens.declare(store)
     resources = Resources(store)
@@ -92,12 +98,9 @@ def application(
     trainings, functions = Trainings(context), Functions(context, events)
     files: list[Noun] = [Buckets(context), Objects(context), Platforms(context)]
     # They start in this order, and stop the other way round.
-    by_kind = {noun.kind: noun for noun in [*files, Endpoints(context), trainings, functions]}
-    log = AccessLog(state_dir / "access.jsonl")
-
-    def is_open(endpoint: str) -> bool:
-        declared = resources.get("endpoint", endpoint)
-        return declared is not None and declared.spec.get("spec", {}).get("auth") == "none"
+    endpoints = Endpoints(context)
+    by_kind = {noun.kind: noun for noun in [*files, endpoints, trainings, functions]}
+    access, guard = AccessLog(state_dir / "access.jsonl"), Guard(store, token)
 
     async def tidy() -> None:
         """Delete the code that nothing names any more. A call may still import from what it was started with."""
@@ -105,7 +108,8 @@ def application(
             named = {str(one.spec["code_sha256"]) for kind in WITH_CODE for one in resources.of(kind)}
             await asyncio.to_thread(keep_code, state_dir, named | trainings.code())
 
-    app = web.Application(middlewares=guards(store, token, log, is_open), client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=guards(guard, access), client_max_size=MAX_BODY_BYTES)
+    app[ACCESS], app[GATEWAY] = access, Gateway(endpoints.live, guard, endpoints.used)
     app.add_routes(_resource_routes(resources, by_kind, tidy))
     app.add_routes(_own_routes(by_kind, stop))
     for noun in by_kind.values():
@@ -123,7 +127,7 @@ def application(
         finally:
             for noun in reversed(started):
                 await noun.stop()
-            log.close()
+            access.close()
             store.close()
 
     app.cleanup_ctx.append(lifetime)

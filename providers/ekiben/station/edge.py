@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from json.encoder import encode_basestring as quoted
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ekiben.station import tokens
 from ekiben.station.store import Store
 from ekiben.station.wire import to_body
 
-__all__ = ["AccessLog", "Refused", "body_of", "guards"]
+__all__ = ["AccessLog", "Guard", "Refused", "body_of", "guards"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -45,25 +46,79 @@ class AccessLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("ab", buffering=0)
+        self._size = path.stat().st_size
+        self._lines: list[str] = []
+        self._failed = False
 
-    def write(self, request: web.Request, status: int, size: int, ms: float) -> None:
-        line = {
-            "time": now(), "method": request.method, "path": request.path, "status": status, "ms": round(ms, 3),
-            "endpoint": request.get("endpoint", ""), "revision": request.get("revision", ""), "bytes": size,
-        }  # fmt: skip
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if self._file.tell() > ACCESS_LOG_BYTES:
-            self._file.close()
-            self.path.replace(self.path.with_suffix(".jsonl.1"))
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+    def write(
+        self, method: str, path: str, status: int, size: int, ms: float, endpoint: str = "", revision: str = ""
+    ) -> None:
+        """Note a request. All that are noted in one turn of the event loop are one write, after it."""
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(
+            f'{{"time":"{now()}","method":"{method}","path":{quoted(path)},"status":{status},"ms":{ms:.3f},'
+            f'"endpoint":{quoted(endpoint)},"revision":"{revision}","bytes":{size}}}\n'
+        )
+
+    def _flush(self) -> None:
+        data = "".join(self._lines).encode("utf-8", "replace")
+        self._lines.clear()
+        try:
+            self._file.write(data)
+            self._size += len(data)
+            if self._size > ACCESS_LOG_BYTES:
+                self._file.close()
+                self.path.replace(self.path.with_suffix(".jsonl.1"))
+                self._file, self._size = self.path.open("ab", buffering=0), 0
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                logging.getLogger("ekiben.station").error("access.jsonl cannot be written: %s", error)
 
     def close(self) -> None:
+        if self._lines:
+            self._flush()
         self._file.close()
 
 
-def guards(store: Store, token: str, log: AccessLog, is_open: Callable[[str], bool]) -> list[Any]:
-    """The middlewares, outermost first. `is_open` says whether an endpoint answers anybody."""
+class Guard:
+    """Who may call: those who name this machine, and have the station's token or a function's."""
+
+    def __init__(self, store: Store, token: str) -> None:
+        self._store, self._token = store, token.encode()
+
+    def check_host(self, host: str) -> None:
+        """Raises AccessDenied for the name of another machine."""
+        if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
+            raise AccessDenied(
+                "local", "answer", f"the request names the host {host[:80]!r}, not this machine", "Call 127.0.0.1"
+            )
+
+    def check_token(self, authorization: bytes, method: str, path: str, route: str, name: str) -> None:
+        """Raises Refused (401) without a token that is known, AccessDenied for a function's that does not reach this."""
+        given = authorization.removeprefix(b"Bearer ").strip()
+        if given and hmac.compare_digest(given, self._token):
+            return
+        uses = tokens.uses_of(self._store, given.decode("utf-8", "surrogateescape")) if given else None
+        if uses is None:
+            what = "is wrong" if given else "is missing"
+            error = AccessDenied(
+                "local", f"{method} {path}", f"the token {what}",
+                "Send `Authorization: Bearer` with the station's token: the file `token` in its state directory",
+            )  # fmt: skip
+            raise Refused(error, 401, {"WWW-Authenticate": "Bearer"})
+        if not tokens.may(uses, method, route, name):
+            raise AccessDenied(
+                "local", f"{method} {path}", "a function reaches only the components in its `uses`",
+                "Add the component to `uses=[...]` of the function",
+            )  # fmt: skip
+
+
+def guards(guard: Guard, log: AccessLog) -> list[Any]:
+    """The middlewares of all but the endpoints' calls, outermost first."""
 
     @web.middleware
     async def logged(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -71,9 +126,11 @@ def guards(store: Store, token: str, log: AccessLog, is_open: Callable[[str], bo
         status, size = 500, 0
         try:
             response = await handler(request)
+            # The next request may be a call of an endpoint, which is not read here.
+            response.force_close()
             status, size = response.status, max(response.body_length, _length(response))
         finally:
-            log.write(request, status, size, (time.perf_counter() - started) * 1000)
+            log.write(request.method, request.path, status, size, (time.perf_counter() - started) * 1000)
         return response
 
     @web.middleware
@@ -100,32 +157,12 @@ def guards(store: Store, token: str, log: AccessLog, is_open: Callable[[str], bo
 
     @web.middleware
     async def allowed(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host = request.headers.get("Host", "")
-        if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
-            raise AccessDenied(
-                "local", "answer", f"the request names the host {host[:80]!r}, not this machine", "Call 127.0.0.1"
-            )
+        guard.check_host(request.headers.get("Host", ""))
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
-        name = request.match_info.get("name", "")
-        if route in OPEN_ROUTES or (route.startswith("/endpoints/{name}") and is_open(name.partition("@")[0])):
-            return await handler(request)
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if given and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
-            return await handler(request)
-        uses = tokens.uses_of(store, given) if given else None
-        if uses is None:
-            what = "is wrong" if given else "is missing"
-            error = AccessDenied(
-                "local", f"{request.method} {request.path}", f"the token {what}",
-                "Send `Authorization: Bearer` with the station's token: the file `token` in its state directory",
-            )  # fmt: skip
-            raise Refused(error, 401, {"WWW-Authenticate": "Bearer"})
-        if not tokens.may(uses, request.method, route, name):
-            raise AccessDenied(
-                "local", f"{request.method} {request.path}", "a function reaches only the components in its `uses`",
-                "Add the component to `uses=[...]` of the function",
-            )  # fmt: skip
+        if route not in OPEN_ROUTES:
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            guard.check_token(given, request.method, request.path, route, request.match_info.get("name", ""))
         return await handler(request)
 
     return [logged, translated, allowed]

@@ -14,7 +14,6 @@ from aiohttp import web
 from ekiben.errors import EkibenError, NotFound, SpecError
 from ekiben.records import ModelVersion
 from ekiben.specs import EndpointSpec
-from ekiben.station import gateway
 from ekiben.station.bentos import Bentos
 from ekiben.station.edge import body_of
 from ekiben.station.gateway import Counter, Live
@@ -105,8 +104,6 @@ class Endpoints:
             web.put(f"{here}/weights", self._shift),
             web.get(f"{here}/metrics", self._metrics),
             web.get(f"{here}/predictions", self._predictions),
-            web.route("*", "/endpoints/{name}", self._call),
-            web.route("*", "/endpoints/{name}/{route:.*}", self._call),
         ]
 
     def metrics(self) -> str:
@@ -129,11 +126,10 @@ class Endpoints:
             lines += [f"ekiben_endpoint_{name}{value}" for value in values]
         return "\n".join(lines) + "\n" + self.spool.metrics()
 
-    async def _call(self, request: web.Request) -> web.StreamResponse:
-        name, _, which = request.match_info["name"].partition("@")
+    def used(self) -> None:
+        """A call is made: its counts are to be written down in a while."""
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(FLUSH_S, self._write_counts)
-        return await gateway.call(self._of(name), which, request)
 
     async def _deploy(self, request: web.Request) -> web.Response:
         live = self._of(request.match_info["name"])

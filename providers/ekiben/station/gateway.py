@@ -1,40 +1,35 @@
-"""The way of a request: which revision, which worker, there and back.
+"""The way of a call: which revision, which worker, there and back.
 
-Requests are read whole before they are sent on (they are bounded), so that one whose worker dies can be given to another, once.
-Answers are streamed through. The caller's token does not reach the model.
+Requests are whole before they are sent on (they are bounded), so that one whose worker dies can be given to another, once. Answers
+are logged before they leave; long ones are streamed through. The caller's token does not reach the model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import secrets
-import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
 
-import aiohttp
-from aiohttp import web
-from multidict import CIMultiDict
-from yarl import URL
-
-from ekiben.errors import ModelFailed, NotFound, SpecError, Unavailable
+from ekiben.errors import ModelFailed, NotFound, Unavailable
 from ekiben.records import RevisionMetrics
 from ekiben.specs import EndpointSpec
-from ekiben.station.edge import Refused
+from ekiben.station.caller import Call, Gone, refuse
+from ekiben.station.edge import Guard, Refused
 from ekiben.station.spool import Answered, Spool
+from ekiben.station.upstream import Answer, Broken
 from ekiben.station.workers import Pool, Worker
 
-__all__ = ["Counter", "Live", "call", "pick"]
+__all__ = ["Counter", "Gateway", "Live", "pick"]
 
-WHOLE_BYTES = 1024 * 1024
-HOP_BY_HOP = frozenset(
-    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
-) | {"transfer-encoding", "upgrade"}
-NOT_SENT = HOP_BY_HOP | {"host", "content-length", "expect"}
-TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-.*", re.ASCII)
-NOT_RETURNED = HOP_BY_HOP | {"content-length", "date", "server"}
+# After a worker's end its news may be on their way still.
+NEWS_S = 1.0
+# /endpoints/<name>[@<revision or tag>][/<route>][?<query>]
+TARGET = re.compile(rb"/endpoints/([^/?]*)(?:/([^?]*))?(\?.*)?")
+TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[!-~]*")
 
 
 @dataclass
@@ -98,139 +93,173 @@ def pick(live: Live, which: str) -> str:
     return best
 
 
-async def call(live: Live, which: str, request: web.Request) -> web.StreamResponse:
-    """Answer a request from a worker. Every outcome is counted for the revision that it was meant for."""
-    request["endpoint"] = live.name
-    body = await _body(request, live.spec.max_request_bytes)
-    id = request["revision"] = pick(live, which)
-    request["id"] = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-    counter = live.counters.setdefault(id, Counter())
-    request["started"] = started = time.perf_counter()
-    failed = True
-    try:
-        response = await _from_some_worker(live, id, request, body)
-        failed = response.status >= 500
-        return response
-    except Refused as refused:
-        refused.headers.setdefault("Ekiben-Revision", id)
-        raise
-    except ConnectionResetError:
-        failed = False
-        raise
-    finally:
-        counter.requests += 1
-        counter.errors += failed
-        counter.last_ms.append((time.perf_counter() - started) * 1000)
+class Gateway:
+    """What every call goes through. `used` is told of each, so that counts get written down."""
 
+    def __init__(self, live: dict[str, Live], guard: Guard, used: Callable[[], None]) -> None:
+        self._live, self._guard, self._used = live, guard, used
 
-async def _from_some_worker(live: Live, id: str, request: web.Request, body: bytes) -> web.StreamResponse:
-    pool = live.pools[id]
-    for again in (True, False):
-        worker, held = await pool.acquire(live.held(pool))
+    def admit(self, call: Call) -> int:
+        """The most bytes that this call's body may have. Raises AccessDenied, Refused (401), NotFound."""
+        head = call.head
+        assert head is not None
+        self._guard.check_host(head.named[b"host"].decode("latin-1"))
+        match = TARGET.fullmatch(head.target)
+        assert match is not None
+        name, _, call.which = unquote(match[1].decode()).partition("@")
+        call.route, call.query = (match[2] or b"").decode(), (match[3] or b"").decode()
+        live = self._live.get(name)
+        if live is None or live.spec.auth != "none":
+            path = head.target.partition(b"?")[0].decode()
+            given = head.named.get(b"authorization", b"")
+            self._guard.check_token(given, head.method.decode(), path, "/endpoints/{name}", name)
+        if live is None:
+            there = ", ".join(self._live) or "none"
+            why = f"there is no such endpoint ({there})"
+            raise NotFound("local", f"use the endpoint {name!r}", why, "Declare it and run `ekiben up`")
+        call.endpoint = name
+        return live.spec.max_request_bytes
+
+    async def answer(self, call: Call) -> None:
+        """Answer a call from a worker. Every outcome is counted for the revision that it was meant for."""
+        self._used()
+        live = self._live.get(call.endpoint)
+        counter = None
+        failed = True
         try:
-            extra = {
-                "Ekiben-Revision": id, "Ekiben-Request-Id": request["id"], **({"Ekiben-Cold": "1"} if held else {})
-            }  # fmt: skip
-            return await _exchange(live, pool, worker, request, body, extra)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            # The news of the worker's death may be on its way still: it must not be given another request.
+            if live is None:
+                raise NotFound("local", f"use the endpoint {call.endpoint!r}", "it is being deleted")
+            call.revision = pick(live, call.which)
+            counter = live.counters.setdefault(call.revision, Counter())
+            await _from_some_worker(live, call)
+            failed = call.status >= 500
+        except asyncio.CancelledError:  # the caller has left while it was held
+            failed = False
+            raise
+        except Gone:
+            failed = False
+            call.abort()
+        except Exception as error:
+            if call.begun:
+                call.abort()
+            else:
+                if isinstance(error, Refused) and counter is not None:
+                    error.headers.setdefault("Ekiben-Revision", call.revision)
+                refuse(call, error)
+        finally:
+            if counter is not None:
+                counter.requests += 1
+                counter.errors += failed
+                counter.last_ms.append(call.latency_ms)
+
+
+async def _from_some_worker(live: Live, call: Call) -> None:
+    pool = live.pools[call.revision]
+    cold = False
+    for again in (True, False):
+        worker = pool.take()
+        if worker is None:
+            call.held = True
+            worker = await pool.wait(live.held(pool))
+            call.held, cold = False, True
+        try:
+            await _exchange(live, pool, worker, call, cold=cold)
+            return
+        except Broken as broken:
+            if call.begun:
+                raise
+            # It must not be given another request when it is dead and nobody knows yet.
             try:
-                await asyncio.wait_for(asyncio.shield(worker.child.exited), 1)
+                await asyncio.wait_for(asyncio.shield(worker.child.exited), NEWS_S)
             except TimeoutError:
-                if isinstance(error, aiohttp.ClientConnectorError):  # it lives, and nobody can reach it
+                if broken.unreachable:
                     pool.replace(worker)
-            if again:
-                continue
-            raise Refused(
-                ModelFailed(
-                    f"local: cannot call {pool.name}: two workers ended while they answered this request. "
-                    "Look for what in the request ends the process (memory, a crash in native code).",
-                    log_uri=pool.log_path.as_uri(),
-                ),
-                502,
-            ) from error
+            if not again:
+                raise Refused(
+                    ModelFailed(
+                        f"local: cannot call {pool.name}: two workers ended while they answered this request. "
+                        "Look for what in the request ends the process (memory, a crash in native code).",
+                        log_uri=pool.log_path.as_uri(),
+                    ),
+                    502,
+                ) from broken
         finally:
             pool.release(worker)
-    raise AssertionError("the loop returns or raises")
 
 
-async def _exchange(
-    live: Live, pool: Pool, worker: Worker, request: web.Request, body: bytes, extra: Mapping[str, str]
-) -> web.StreamResponse:
-    tail = request.raw_path.split("/", 3)
-    url = URL("http://worker/" + (tail[3] if len(tail) > 3 else ""), encoded=True)
-    headers = _passed(request.headers, NOT_SENT | ({"authorization"} if live.spec.auth == "platform" else set()))
-    response: web.StreamResponse | None = None
+async def _exchange(live: Live, pool: Pool, worker: Worker, call: Call, *, cold: bool) -> None:
+    """Ask the worker, log what it says, answer with it. Raises Broken, Gone, Refused (504)."""
+    assert call.head is not None
+    method, message = call.head.method, _message(live, call)
+    late = Late(asyncio.current_task())
+    call.connection.deadlines.set(late, live.spec.timeout_s, late)
+    answer: Answer | None = None
     try:
-        async with (
-            asyncio.timeout(live.spec.timeout_s),
-            worker.session.request(
-                request.method, url, headers=headers, data=body or None, allow_redirects=False
-            ) as answer,
-        ):
-            returned = _passed(answer.headers, NOT_RETURNED)
-            returned.update(extra)
-            if (answer.content_length or 0) <= WHOLE_BYTES and not answer.headers.get("Transfer-Encoding"):
-                whole = await answer.read()
-                response = web.Response(status=answer.status, headers=returned, body=whole)
-                _log(live, request, extra["Ekiben-Revision"], answer.status, body, whole)
-            else:
-                streamed = web.StreamResponse(status=answer.status, headers=returned)
-                streamed.content_length = answer.content_length
-                response = streamed
-                _log(live, request, extra["Ekiben-Revision"], answer.status, body, None)
-                await streamed.prepare(request)
-                async for chunk in answer.content.iter_any():
-                    await streamed.write(chunk)
-                await streamed.write_eof()
-    except BaseException as error:
-        if isinstance(error, TimeoutError):
-            pool.timed_out(worker)
-        if response is not None:
-            # The head is sent: a broken connection is the only way left to say that the rest is missing.
-            if request.transport is None or request.transport.is_closing():
-                raise ConnectionResetError("the caller left") from error
-            request.transport.abort()
-            raise ConnectionAbortedError("the model's answer broke off") from error
-        if isinstance(error, TimeoutError):
-            slow = f"local: cannot call {pool.name}: the model took longer than {live.spec.timeout_s:g} s (timeout_s)."
-            raise Refused(ModelFailed(slow, log_uri=pool.log_path.as_uri()), 504) from error
-        raise
-    worker.timeouts = 0
-    return response
+        answer = await worker.upstreams.ask(method, message)
+        if method == b"POST":
+            _log(live, call, answer)
+        lines = b"%bEkiben-Revision: %b\r\nEkiben-Request-Id: %b\r\n%b" % (
+            answer.head.lines, call.revision.encode(), call.id.encode(), b"Ekiben-Cold: 1\r\n" if cold else b"",
+        )  # fmt: skip
+        if answer.body is not None:
+            call.answer(answer.head.status, lines, answer.body)
+        else:
+            call.begin(answer.head.status, lines, answer.head.length)
+            while part := await answer.upstream.more():
+                await call.send(part)
+            call.finish()
+        worker.timeouts = 0
+    except asyncio.CancelledError:
+        if not late.fired or late.task is None:
+            raise
+        late.task.uncancel()
+        if call.connection.stalled:  # the model is not to blame for a caller who does not read
+            raise Gone from None
+        pool.timed_out(worker)
+        slow = f"local: cannot call {pool.name}: the model took longer than {live.spec.timeout_s:g} s (timeout_s)."
+        raise Refused(ModelFailed(slow, log_uri=pool.log_path.as_uri()), 504) from None
+    finally:
+        call.connection.deadlines.clear(late)
+        if answer is not None and answer.body is None:
+            answer.upstream.leave()
 
 
-def _log(live: Live, request: web.Request, id: str, status: int, body: bytes, answer: bytes | None) -> None:
-    """Before the answer leaves: what the caller has got is in the log, whatever becomes of this process."""
-    if request.method != "POST":
-        return
-    tail = request.raw_path.partition("?")[0].split("/", 3)
-    trace = TRACE.fullmatch(request.headers.get("traceparent", ""))
-    live.spool.write(
-        Answered(
-            id=request["id"], endpoint=live.name, revision=id, model_version=live.versions.get(id, ""),
-            route=tail[3] if len(tail) > 3 else "", status=status,
-            latency_ms=(time.perf_counter() - request["started"]) * 1000, request=body, response=answer,
-            trace_id=trace[1] if trace else "",
-        ),
-        live.spec.log_predictions,
+class Late:
+    """Cancels a task when its time is over, and knows that it did."""
+
+    __slots__ = ("fired", "task")
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        self.fired, self.task = False, task
+
+    def __call__(self) -> None:
+        self.fired = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+def _message(live: Live, call: Call) -> bytes:
+    """The request as the worker gets it."""
+    head = call.head
+    assert head is not None
+    token = head.named.get(b"authorization") if live.spec.auth == "none" else None
+    return b"%b /%b HTTP/1.1\r\nHost: worker\r\n%b%bEkiben-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+        head.method, (call.route + call.query).encode(), head.lines,
+        b"" if token is None else b"Authorization: %b\r\n" % token, call.id.encode(), len(call.body), call.body,
     )  # fmt: skip
 
 
-async def _body(request: web.Request, limit: int) -> bytes:
-    too_large = Refused(
-        SpecError(f"The request is larger than the endpoint takes: {limit} bytes (max_request_bytes)."), 413
-    )
-    if (request.content_length or 0) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
-
-
-def _passed(headers: Mapping[str, str], dropped: frozenset[str] | set[str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped | named)
+def _log(live: Live, call: Call, answer: Answer) -> None:
+    """Before the answer leaves: what the caller has got is in the log, whatever becomes of this process."""
+    assert call.head is not None
+    trace = call.head.named.get(b"traceparent")
+    match = TRACE.fullmatch(trace) if trace else None
+    live.spool.write(
+        Answered(
+            id=call.id, endpoint=live.name, revision=call.revision,
+            model_version=live.versions.get(call.revision, ""), route=call.route, status=answer.head.status,
+            latency_ms=call.latency_ms, request=call.body, response=answer.body,
+            trace_id=match[1].decode() if match else "",
+        ),
+        live.spec.log_predictions,
+    )  # fmt: skip

@@ -19,8 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-
 from ekiben.errors import EkibenError, ModelFailed, Unavailable
 from ekiben.specs import EndpointSpec
 from ekiben.station.bentos import Plan
@@ -28,6 +26,7 @@ from ekiben.station.edge import Refused
 from ekiben.station.launch import tail
 from ekiben.station.parents import Child, Parent, Parents
 from ekiben.station.processes import held_mib
+from ekiben.station.upstream import Broken, Upstreams
 
 __all__ = ["Pool", "Worker"]
 
@@ -39,6 +38,8 @@ CRASHES = 3
 CRASH_WINDOW_S = 60.0
 MAX_PAUSE_S = 60.0
 LOG_BYTES = 16 * 1024 * 1024
+READY = b"GET /readyz HTTP/1.1\r\nHost: worker\r\n\r\n"
+READY_PAUSE_S = 0.02
 
 log = logging.getLogger("ekiben.station")
 _numbers = itertools.count(1)
@@ -50,7 +51,7 @@ class Worker:
 
     child: Child
     parent: Parent
-    session: aiohttp.ClientSession
+    upstreams: Upstreams
     files: tuple[Path, ...]
     in_flight: int = 0
     timeouts: int = 0
@@ -106,14 +107,18 @@ class Pool:
     def busy(self) -> int:
         return sum(worker.in_flight for worker in self.workers) + len(self.waiting)
 
-    async def acquire(self, held_elsewhere: int = 0) -> tuple[Worker, bool]:
-        """A worker with room, and whether the request was held for it. Give it back with `release`.
+    def take(self) -> Worker | None:
+        """A worker with room, to be given back with `release`; None when a request must `wait` for one."""
+        worker = self._free()
+        if worker is not None:
+            worker.in_flight += 1
+        return worker
+
+    async def wait(self, held_elsewhere: int = 0) -> Worker:
+        """Hold a request until a worker has room for it. Give it back with `release`.
 
         Raises Refused (503, Retry-After) when the queue is full, the hold is over, or the model does not start.
         """
-        if worker := self._free():
-            worker.in_flight += 1
-            return worker, False
         spec = self._spec()
         self.grow(1)
         pause = self._blocked_until - time.monotonic()
@@ -127,7 +132,7 @@ class Pool:
         self.waiting.append(future)
         try:
             async with asyncio.timeout(spec.hold_s):
-                return await future, True
+                return await future
         except BaseException as error:
             if future.done() and not future.cancelled() and not future.exception():
                 self.release(future.result())
@@ -243,27 +248,19 @@ class Pool:
                 "bento": str(plan.bento), "env": env, "timeout_s": spec.timeout_s, "metrics_dir": str(metrics),
             }
         )  # fmt: skip
-        connector = aiohttp.UnixConnector(str(path), limit=0, keepalive_timeout=3000)
-        session = aiohttp.ClientSession(
-            connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            timeout=aiohttp.ClientTimeout(total=None),
-        )  # fmt: skip
-        worker = Worker(child, parent, session, (path, metrics))
+        worker = Worker(child, parent, Upstreams(path), (path, metrics))
         try:
             async with asyncio.timeout(within_s):
-                while True:
-                    async with session.get("http://worker/readyz") as response:
-                        if response.status == 200:
-                            return worker
-                    await asyncio.sleep(0.05)
+                while (await worker.upstreams.ask(b"GET", READY)).head.status != 200:
+                    await asyncio.sleep(READY_PAUSE_S)
+            return worker
         except BaseException as error:
             parent.kill(id, signal.SIGKILL)
             status = await child.exited
             await self._forget(worker)
             if isinstance(error, TimeoutError):
                 why = f"it was not ready within {within_s:g} s"
-            elif isinstance(error, aiohttp.ClientError | OSError):
+            elif isinstance(error, Broken):
                 why = f"its process ended {_how(status)}"
             else:
                 raise
@@ -319,8 +316,11 @@ class Pool:
         return _not_now(self.name, f"the model does not start: {self._reason.splitlines()[0].rstrip('.')}", pause)
 
     def _free(self) -> Worker | None:
-        room = [worker for worker in self.workers if not worker.leaving and worker.in_flight < self._spec().concurrency]
-        return min(room, key=lambda worker: worker.in_flight, default=None)
+        best, least = None, self._spec().concurrency
+        for worker in self.workers:
+            if worker.in_flight < least and not worker.leaving:
+                best, least = worker, worker.in_flight
+        return best
 
     def _hand_out(self) -> None:
         while self.waiting and (worker := self._free()):
@@ -369,7 +369,7 @@ class Pool:
         await self._forget(worker)
 
     async def _forget(self, worker: Worker) -> None:
-        await worker.session.close()
+        worker.upstreams.close()
         socket, metrics = worker.files
         socket.unlink(missing_ok=True)
         await asyncio.to_thread(shutil.rmtree, metrics, True)
