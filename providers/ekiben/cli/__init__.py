@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from ekiben import errors
 from ekiben.cli import (
+    compare,
     doctor,
     endpoints,
     functions,
@@ -54,7 +55,7 @@ _CLASSES = ((errors.SpecError, 3), (errors.MissingDependency, 4), (errors.Provid
 SECTIONS = {
     "Environment": "new up preview refresh destroy env status station inventory doctor",
     "Training": "put train runs logs cancel",
-    "Models": "models approve reject release rollback lineage rebuild",
+    "Models": "models approve reject release rollback lineage compare rebuild",
     "Calls": "endpoints invoke predictions",
     "Events": "functions events publish replay",
 }
@@ -93,6 +94,7 @@ for noun in (
     trainings,
     models,
     lineage,
+    compare,
     rebuild,
     endpoints,
     predictions,

@@ -216,14 +216,12 @@ def _packages(used: Runtime, told: Mapping[str, Any]) -> list[Pin]:
     """The packages of the run's lock, with the hashes in it; when its code is not there, those that the run recorded."""
     from ekiben.lineage.account import code_of, lock_of
     from ekiben.lineage.lock import installed
-    from ekiben.packing.archive import remove
 
     lock, environment = "", told["environment"]
     with tempfile.TemporaryDirectory(prefix="ekiben-lineage-") as private:
         try:
             code = code_of(used, told["code"], Path(private))
             lock = lock_of(code, str(environment.get("lock_sha256") or ""))
-            remove(code)
         except (ProviderError, SpecError) as error:
             show.say(f"The packages are those that the run recorded, without hashes: {error}")
     return installed(lock, environment)

@@ -94,7 +94,7 @@ def _slices(runtime: Runtime, run: Mapping[str, Any], missing: list[str]) -> lis
     where = f"{uri.rstrip('/')}/metrics.json"
     try:
         store = runtime.storage_of(where)
-        told = json.loads(store.get(store.key(where)))
+        told = json.loads(store.get(store.key(where)), parse_constant=lambda constant: None)
     except (ProviderError, SpecError, ValueError) as error:
         missing.append(f"slices: {error}")
         return []
