@@ -1,7 +1,7 @@
 """The parent of workers: it imports what bentos need, once, and forks a worker for each command. One per locked environment.
 
-Run by path: `python -P parent.py`. It imports and does nothing else: a child that is forked after OpenMP or ONNX Runtime code has
-run in the parent hangs. Commands come as JSON lines on stdin, answers go as JSON lines to stdout:
+Run by path: `python -P parent.py`; what else is in this folder is then the package `_ekiben_serving`. It imports and does nothing
+else: a child that is forked after OpenMP or ONNX Runtime code has run in the parent hangs. Commands come as JSON lines on stdin, answers go as JSON lines to stdout:
 
     {"op": "import", "modules": [...]}
     {"op": "start", "id": ..., "modules": [...], "socket": path, "log": path, ...}   ->  {"id": ..., "pid": ...}
@@ -27,33 +27,8 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-# What every worker needs before its service is imported: BentoML's server, and what BentoML and uvicorn import late.
-SERVER_MODULES = (
-    "bentoml",
-    "_bentoml_impl.client",
-    "_bentoml_impl.serde",
-    "_bentoml_impl.server.app",
-    "anyio._backends._asyncio",
-    "bentoml._internal.configuration.v2",
-    "bentoml._internal.log",
-    "bentoml._internal.runner.container",
-    "bentoml._internal.server.http.instruments",
-    "bentoml._internal.server.http.traffic",
-    "bentoml._internal.server.metrics.prometheus",
-    "opentelemetry.instrumentation.asgi",
-    "opentelemetry.sdk.resources",
-    "opentelemetry.sdk.trace",
-    "opentelemetry.sdk.trace.export",
-    "prometheus_client.multiprocess",
-    "prometheus_client.parser",
-    "pydantic._internal._dataclasses",
-    "uvicorn.lifespan.on",
-    "uvicorn.loops.auto",
-    "uvicorn.protocols.http.auto",
-    "uvicorn.protocols.websockets.auto",
-    "yaml",
-)
 BACKLOG = 1024
+PACKAGE = "_ekiben_serving"
 
 
 class Parent:
@@ -112,9 +87,8 @@ class Parent:
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             os.close(self._held_open)
-            threading.Thread(target=self.die_with_parent, daemon=True).start()
-            worker = beside("worker")
-            worker.serve(command, listener)
+            threading.Thread(target=die_with_parent, args=(self.lifeline,), daemon=True).start()
+            beside("worker").serve(command, listener, lifeline=self.lifeline)
             status = 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -128,10 +102,6 @@ class Parent:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-
-    def die_with_parent(self) -> None:
-        os.read(self.lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
 
     def reap(self) -> None:
         while self.pids:
@@ -155,14 +125,31 @@ def load(modules: list[str]) -> None:
                 print(f"parent: {module} cannot be imported: {error}", file=sys.stderr, flush=True)
 
 
+def die_with_parent(lifeline: int) -> None:
+    """Wait until the pipe that only the parent holds open is closed, then end this worker and its children."""
+    os.read(lifeline, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def beside(name: str) -> Any:
     """The module `name` in this folder, without putting the folder on the path of what it runs."""
-    spec = importlib.util.spec_from_file_location(f"_ekiben_{name}", Path(__file__).with_name(f"{name}.py"))
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def make_package() -> None:
+    """Make the modules in this folder importable, and no others."""
+    here = Path(__file__).parent
+    spec = importlib.util.spec_from_file_location(PACKAGE, here / "__init__.py", submodule_search_locations=[str(here)])
     assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+
+
+def worker_anew(given: dict[str, Any]) -> None:
+    """A worker that runs itself again, with the sockets that it had."""
+    if given["lifeline"] >= 0:
+        threading.Thread(target=die_with_parent, args=(given["lifeline"],), daemon=True).start()
+    listener = socket.socket(fileno=given["listener"])
+    beside("worker").serve(given["command"], listener, lifeline=given["lifeline"])
 
 
 def tell(answer: dict[str, Any]) -> None:
@@ -170,6 +157,8 @@ def tell(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if "--bare" not in sys.argv:
-        load(list(SERVER_MODULES))
-    Parent().serve()
+    make_package()
+    if "--worker" in sys.argv:
+        worker_anew(json.loads(sys.argv[-1]))
+    else:
+        Parent().serve()

@@ -1,78 +1,113 @@
-"""A worker: one process that serves one bento on a unix socket, with BentoML's own application under uvicorn.
+"""A worker: one process that serves one bento on sockets that listen already.
 
-The service stays plain BentoML: what it validates, answers and exposes is BentoML's doing.
+A plain service is served by the lean server; any other by BentoML's own application, and the log says why. Where that is
+found out too late, the process runs itself anew: it keeps its number and its sockets.
 """
 
 from __future__ import annotations
 
-import importlib
+import json
+import logging
 import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from . import loading, plain
 
 __all__ = ["serve"]
 
-# BentoML's own limit comes a little later than the gateway's, so that it is the gateway that answers 504.
+# The service's own limit comes a little later than the gateway's, so that it is the gateway that answers 504.
 TIMEOUT_MARGIN_S = 5.0
+log = logging.getLogger("ekiben.serving")
 
 
-def serve(command: dict[str, Any], listener: socket.socket) -> None:
-    """Serve until SIGTERM. `command`: bento (folder), env, timeout_s, metrics_dir (its own, and removed after its end)."""
-    # BentoML leaves temporary folders behind when its process is killed.
-    temporary = Path(command["metrics_dir"], "tmp")
-    temporary.mkdir(mode=0o700)
+def serve(
+    command: dict[str, Any], listener: socket.socket, *, lifeline: int = -1, ready: Callable[[], object] = lambda: None
+) -> None:
+    """Serve until SIGTERM. `command`: bento (folder), env, and optionally
+
+    timeout_s: where the service says none; metrics_dir: the worker's own, and removed after its end; shared: where workers of one
+    port add up their metrics; linger_s. Raises what the service raises when it is imported or made.
+    """
+    os.environ.update(command.get("env", {}))
+    metrics_dir = command["metrics_dir"]
+    # Temporary folders of a process that is killed must not stay.
+    temporary = Path(metrics_dir, "tmp")
+    temporary.mkdir(mode=0o700, exist_ok=True)
     os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
-    os.environ.update(command["env"])
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = command["metrics_dir"]
-    source = str(Path(command["bento"]) / "src")
-    os.chdir(source)
-    sys.path.insert(0, source)
-    # The tree is read-only and its digest is over what it holds.
-    sys.dont_write_bytecode = True
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    bento = Path(command["bento"])
+    about = loading.about(bento)
+    loading.enter(bento)
     _reseed()
+    why = plain.reason_of_surroundings() or plain.reason(bento / "src")
+    if not why:
+        from .standin import NeedsBentoML
 
-    import uvicorn
+        try:
+            return _serve_lean(command, about, listener, ready)
+        except NeedsBentoML as needed:
+            _anew(command, listener, lifeline, f"it uses {needed}")
+    print(f"BentoML's own server runs this service: {why}.", file=sys.stderr, flush=True)
+    from . import bentoml_app
 
-    app = application(command)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        lifespan="on",
-        timeout_keep_alive=3600,
+    bentoml_app.run(about, [listener], metrics_dir=metrics_dir, timeout_s=command.get("timeout_s"), ready=ready)
+    return None
+
+
+def _serve_lean(
+    command: dict[str, Any], about: dict[str, str], listener: socket.socket, ready: Callable[[], object]
+) -> None:
+    from . import lean, standin
+
+    # Many workers count together only by prometheus_client's own files; one counts by itself.
+    if "shared" not in command:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    standin.install()
+    service = loading.imported(about["service"])
+    if type(service) is not standin.service_class():
+        raise RuntimeError(f"{about['service']} is no service: it is a {type(service).__name__}")
+    if why := plain.reason_of_service(service):
+        raise standin.NeedsBentoML(why.removeprefix("it uses "))
+    loading.apply_envs(service.envs)
+    if (timeout_s := command.get("timeout_s")) is not None:
+        service.config.setdefault("traffic", {}).setdefault("timeout", timeout_s + TIMEOUT_MARGIN_S)
+
+    def served() -> None:
+        standin.serving()
+        ready()
+
+    shared = command.get("shared")
+    lean.run(
+        service,
+        [listener],
+        about,
+        shared=Path(shared) if shared else None,
+        linger_s=command.get("linger_s", 0.0),
+        ready=served,
     )
-    uvicorn.Server(config).run(sockets=[listener])
 
 
-def application(command: dict[str, Any]) -> Any:
-    import yaml
-    from _bentoml_sdk import images
-    from bentoml._internal.configuration.containers import BentoMLContainer
-    from bentoml._internal.context import server_context
-    from bentoml._internal.log import configure_server_logging
-
-    about = yaml.safe_load((Path(command["bento"]) / "bento.yaml").read_text(encoding="utf-8"))
-    configure_server_logging()
-    BentoMLContainer.prometheus_multiproc_dir.set(command["metrics_dir"])
-    # The image is of no use here, and BentoML refuses to read its requirements.txt below a hidden folder such as .ekiben.
-    images.resolve_user_filepath = lambda path, ctx: str(Path(path).resolve())
-    module, _, attribute = about["service"].partition(":")
-    service: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        service = getattr(service, part)
-    server_context.service_type = "entry_service"
-    server_context.service_name = service.name
-    server_context.bento_name = about.get("name", service.name)
-    server_context.bento_version = about.get("version", "")
-    server_context.worker_index = 1
-    service.config.setdefault("traffic", {}).setdefault("timeout", command["timeout_s"] + TIMEOUT_MARGIN_S)
-    service.config.setdefault("logging", {}).setdefault("access", {}).setdefault("enabled", False)
-    return service.to_asgi(is_main=True)
+def _anew(command: dict[str, Any], listener: socket.socket, lifeline: int, why: str) -> NoReturn:
+    """This process, from its beginning, with BentoML itself."""
+    os.environ["EKIBEN_SERVER"], os.environ["EKIBEN_SERVER_REASON"] = "bentoml", why
+    os.environ.pop("TMPDIR")
+    kept = {
+        key: value for key, value in command.items() if key != "env"
+    }  # it is in the environment, and not for others to read
+    for number in (listener.fileno(), lifeline):
+        if number >= 0:
+            os.set_inheritable(number, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    again = json.dumps({"command": kept, "listener": listener.fileno(), "lifeline": lifeline})
+    os.execv(  # noqa: S606
+        sys.executable, [sys.executable, "-P", str(Path(__file__).with_name("parent.py")), "--worker", again]
+    )
 
 
 def _reseed() -> None:

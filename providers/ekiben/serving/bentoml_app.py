@@ -1,0 +1,75 @@
+"""BentoML's own application under uvicorn, for services that are not plain."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import loading
+
+__all__ = ["application", "run"]
+
+# BentoML's own limit comes a little later than the gateway's, so that it is the gateway that answers 504.
+TIMEOUT_MARGIN_S = 5.0
+
+
+def run(
+    about: dict[str, str],
+    listeners: list[socket.socket],
+    *,
+    metrics_dir: str,
+    timeout_s: float | None,
+    ready: Callable[[], object] = lambda: None,
+) -> None:
+    """Serve until SIGTERM. Raises what the service's import raises; exits with 3 when it does not start."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
+    import uvicorn
+
+    app = application(about, metrics_dir, timeout_s)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+        timeout_keep_alive=3600,
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if not self.should_exit:
+                ready()
+
+    Server(config).run(sockets=listeners)
+
+
+def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None) -> Any:
+    from _bentoml_sdk import images
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.context import server_context
+    from bentoml._internal.log import configure_server_logging
+
+    configure_server_logging()
+    BentoMLContainer.prometheus_multiproc_dir.set(metrics_dir)
+    # The image is of no use here, and BentoML refuses to read its requirements.txt below a hidden folder such as .ekiben.
+    images.resolve_user_filepath = lambda path, ctx: str(Path(path).resolve())
+    service = loading.imported(about["service"])
+    loading.apply_envs([{"name": each.name, "value": each.value, "stage": each.stage} for each in service.envs])
+    for name in dir(service.inner):
+        hook = getattr(service.inner, name)
+        if callable(hook) and getattr(hook, "__bentoml_deployment_hook__", False):
+            hook()
+    server_context.service_type = "entry_service"
+    server_context.service_name = service.name
+    server_context.bento_name = about.get("name", service.name)
+    server_context.bento_version = about.get("version", "")
+    server_context.worker_index = 1
+    if timeout_s is not None:
+        service.config.setdefault("traffic", {}).setdefault("timeout", timeout_s + TIMEOUT_MARGIN_S)
+    service.config.setdefault("logging", {}).setdefault("access", {}).setdefault("enabled", False)
+    return service.to_asgi(is_main=True)

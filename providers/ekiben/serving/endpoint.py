@@ -1,0 +1,311 @@
+"""One method of a service behind its route: read what was sent, call, write what came back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic_core import PydanticCustomError, ValidationError, from_json
+
+from . import asgi, failures, render
+from .exchange import Exchange
+from .standin.context import Call, call as current_call
+from .standin.descriptors import ARGS, KWARGS, IORootModel
+from .standin.exceptions import BentoMLException
+
+if TYPE_CHECKING:
+    from .application import Application
+
+__all__ = ["Endpoint"]
+
+log = logging.getLogger("bentoml.serve")
+FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
+PICKLE = b"application/vnd.bentoml+pickle"
+# A blocking method that has been this quick so often is called where it stands, without a thread; until it is slow once.
+SHORT_S, LONG_S = 0.001, 0.005
+TRIALS, MAX_TRIALS = 16, 4096
+_END = object()
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Endpoint:
+    """Called with an exchange; it is answered in the end, whatever happens."""
+
+    def __init__(self, application: Application, name: str, method: Any) -> None:
+        self.application, self.name, self.method = application, name, method
+        self.spec = method.input_spec
+        self._validator = self.spec.__pydantic_validator__
+        self._root = bool(getattr(self.spec, "__root_input__", False))
+        self._single = issubclass(self.spec, IORootModel)
+        self._raw = self._single and self.spec.model_json_schema().get("type") in ("string", "file")
+        self._special = {ARGS, KWARGS} & set(self.spec.model_fields)
+        self._files = bool(self.spec.multipart_fields)
+        self._context = method.ctx_param
+        self._writer = render.writer(method.output_spec)
+        func = method.func
+        self._asynchronous = inspect.iscoroutinefunction(func)
+        self._generator = inspect.isgeneratorfunction(func)
+        self._async_generator = inspect.isasyncgenfunction(func)
+        self._inline = False
+        self._trials, self._short = TRIALS, 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        kind = exchange.header(b"content-type").partition(b";")[0].strip()
+        context = None
+        if self._context or self._files or kind in FORMS:
+            context = contextvars.copy_context()
+            context.run(current_call.set, Call(asgi.scope_of(exchange), bytes(exchange.body)))
+        if kind in FORMS or (self._single and self._files and exchange.body[:4] == b"http"):
+            self._spawn(exchange, self._read_slowly(exchange, kind, cast(contextvars.Context, context)), context)
+            return
+        try:
+            if kind == PICKLE:
+                raise BentoMLException(
+                    f"{PICKLE.decode()} is not allowed in main server", error_code=HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+                )
+            arguments = self._read(exchange.body) if context is None else context.run(self._read, exchange.body)
+        except Exception as error:
+            self._fail(exchange, error, context, asked=isinstance(error, ValidationError))
+            return
+        self._run(exchange, arguments, context)
+
+    def _read(self, body: bytes | bytearray) -> Arguments:
+        body = body or b"{}"
+        if not self._single:
+            return self._arguments(self._validator.validate_json(body))
+        value: Any = bytes(body)
+        if not self._raw:
+            try:
+                value = from_json(body)
+            except ValueError as error:
+                raise self._no_json(error) from None
+        return self._arguments(self._validator.validate_python({"root": value}))
+
+    def _no_json(self, error: ValueError) -> ValidationError:
+        reason = PydanticCustomError("json_invalid", "Invalid JSON: {error}", {"error": str(error)})
+        return ValidationError.from_exception_data(self.spec.__name__, [{"type": reason, "loc": (), "input": None}])
+
+    def _arguments(self, read: Any) -> Arguments:
+        if self._root:
+            return ((read.root if self._single else read,), {})
+        given = {name: read.__dict__[name] for name in self.spec.model_fields}
+        args: tuple[Any, ...] = ()
+        if self._special:
+            if ARGS in given:
+                args = (given.pop(ARGS),)
+            if KWARGS in given:
+                given.update(given.pop(KWARGS))
+        return args, given
+
+    async def _read_slowly(self, exchange: Exchange, kind: bytes, context: contextvars.Context) -> None:
+        """A form, or a file that is to be fetched."""
+        from . import forms
+
+        try:
+            if kind in FORMS:
+                read = self.spec.model_validate(await forms.values(current_call.get().request, self.spec))
+            else:
+                read = self._validator.validate_python({"root": await forms.fetched(bytes(exchange.body))})
+            arguments = self._arguments(read)
+        except Exception as error:
+            self._fail(exchange, error, context, asked=isinstance(error, ValidationError))
+            return
+        exchange.on_gone = None
+        self._run(exchange, arguments, context)
+
+    def _run(self, exchange: Exchange, arguments: Arguments, context: contextvars.Context | None) -> None:
+        args, kwargs = arguments
+        if self._context:
+            kwargs[self._context] = self.application.service.context
+        instance, func = self.application.instance, self.method.func
+        if self._inline:
+            self._call_here(exchange, lambda: func(instance, *args, **kwargs), context)
+        elif self.method.is_stream:
+            self._spawn(exchange, self._stream(exchange, func(instance, *args, **kwargs), context), context)
+        elif self._asynchronous:
+            self._spawn(exchange, self._call(exchange, func(instance, *args, **kwargs), context), context)
+        else:
+            self._call_in_thread(exchange, lambda: func(instance, *args, **kwargs), context)
+
+    def _call_here(self, exchange: Exchange, run: Callable[[], Any], context: contextvars.Context | None) -> None:
+        application = self.application
+        output: Any = None
+        error: BaseException | None = None
+        # The method is not part of this loop: it may run one of its own, as it could in a thread.
+        asyncio._set_running_loop(None)
+        started = application.here_since = time.perf_counter()
+        try:
+            output = run() if context is None else context.run(run)
+        except BaseException as raised:
+            error = raised
+        finally:
+            application.here_since = 0.0
+            asyncio._set_running_loop(application.loop)
+        if time.perf_counter() - started > LONG_S:
+            self._inline, self._short = False, 0
+            self._trials = min(2 * self._trials, MAX_TRIALS)
+        self._finish(exchange, output, error, context)
+
+    def _call_in_thread(self, exchange: Exchange, run: Callable[[], Any], context: contextvars.Context | None) -> None:
+        threads = self.application.threads
+        if threads.queued >= self.application.limits.max_queue:
+            failures.answer_error(exchange, 503, "process is overloaded", retry_after_s=1)
+            self._close(context)
+            return
+
+        def done(output: Any, error: BaseException | None, seconds: float) -> None:
+            self._short = self._short + 1 if seconds < SHORT_S else 0
+            self._inline = self._short >= self._trials and threads.count == 1 and self.application.watched()
+            self._finish(exchange, output, error, context)
+
+        job = threads.submit(run if context is None else lambda: context.run(run), done)
+
+        def late() -> None:
+            job.dropped = True
+            self._too_late(exchange, context)
+
+        exchange.timer = self.application.loop.call_later(self.application.timeout_s, late)
+
+    def _spawn(self, exchange: Exchange, work: Any, context: contextvars.Context | None) -> None:
+        """Run a coroutine for this exchange until its deadline."""
+        loop = self.application.loop
+        task = loop.create_task(work, context=context)
+        self.application.tasks.add(task)
+        task.add_done_callback(self.application.tasks.discard)
+
+        def late() -> None:
+            task.cancel()
+            self._too_late(exchange, context)
+
+        exchange.timer = loop.call_later(self.application.timeout_s, late)
+        if self.method.is_stream:
+            exchange.on_gone = task.cancel
+
+    async def _call(self, exchange: Exchange, work: Any, context: contextvars.Context | None) -> None:
+        output: Any = None
+        error: BaseException | None = None
+        try:
+            output = await work
+        except asyncio.CancelledError as raised:
+            if exchange.answered or exchange.gone:
+                raise
+            error = raised
+        except BaseException as raised:
+            error = raised
+        self._finish(exchange, output, error, context)
+
+    async def _stream(self, exchange: Exchange, made: Any, context: contextvars.Context | None) -> None:
+        items: AsyncGenerator[Any, None] = made if self._async_generator else self._in_threads(made)
+        try:
+            try:
+                item = await anext(items, _END)
+            except Exception as error:
+                self._fail(exchange, error, None)
+                return
+            status, headers = self._head(context)
+            exchange.start(status, self._writer.media_type, headers)
+            while item is not _END and not exchange.gone:
+                exchange.write(self._writer.piece(item))
+                await exchange.connection.writable()
+                item = await anext(items, _END)
+        except Exception as error:
+            log.error("Error while streaming response", exc_info=error)
+            exchange.break_off()
+        except asyncio.CancelledError:
+            exchange.break_off()
+            raise
+        else:
+            exchange.end()
+        finally:
+            await items.aclose()
+            await self._after(context)
+
+    async def _in_threads(self, made: Any) -> AsyncGenerator[Any, None]:
+        try:
+            while (item := await self.application.threads.call(lambda: next(made, _END))) is not _END:
+                yield item
+        finally:
+            made.close()
+
+    def _finish(
+        self, exchange: Exchange, output: Any, error: BaseException | None, context: contextvars.Context | None
+    ) -> None:
+        if error is not None:
+            self._fail(exchange, error, context)
+            return
+        try:
+            responses = sys.modules.get("starlette.responses")
+            response = output if responses is not None and isinstance(output, responses.Response) else None
+            if response is None:
+                response = self._writer.response(output, self._touched(context))
+            if response is None:
+                content_type, body = self._writer.body(output)
+                exchange.answer(200, content_type, body)
+                self._close(context)
+                return
+        except Exception as raised:
+            self._fail(exchange, raised, context)
+            return
+        self.application.spawn(self._respond(exchange, response, context), context)
+
+    async def _respond(self, exchange: Exchange, response: Any, context: contextvars.Context | None) -> None:
+        try:
+            if context is not None and self._context:
+                render.apply(self._call_of(context), response)
+            await asgi.send_response(exchange, response, asgi.scope_of(exchange))
+        except Exception as error:
+            if not exchange.status:
+                failures.answer_failure(exchange, error)
+            elif not exchange.gone:
+                log.error("Error while sending a response", exc_info=error)
+        finally:
+            if response.background is not None:
+                await response.background()
+            await self._after(context)
+
+    def _too_late(self, exchange: Exchange, context: contextvars.Context | None) -> None:
+        failures.answer_error(exchange, 504, f"Not able to process the request in {self.application.timeout_s} seconds")
+
+    def _fail(
+        self, exchange: Exchange, error: BaseException, context: contextvars.Context | None, *, asked: bool = False
+    ) -> None:
+        failures.answer_failure(exchange, error, asked=asked)
+        self._close(context)
+
+    def _call_of(self, context: contextvars.Context) -> Call:
+        return context[current_call]
+
+    def _touched(self, context: contextvars.Context | None) -> bool:
+        """The method has said something about its answer."""
+        return context is not None and "response" in self._call_of(context).__dict__
+
+    def _head(self, context: contextvars.Context | None) -> tuple[int, list[tuple[bytes, bytes]]]:
+        if context is None or not self._touched(context):
+            return 200, []
+        return render.head(self._call_of(context))
+
+    def _close(self, context: contextvars.Context | None) -> None:
+        if context is None:
+            return
+        if self._touched(context) and "background" in self._call_of(context).response.__dict__:
+            self.application.spawn(self._after(context), context)
+        else:
+            self._call_of(context).close()
+
+    async def _after(self, context: contextvars.Context | None) -> None:
+        if context is None:
+            return
+        this = self._call_of(context)
+        try:
+            if self._touched(context) and "background" in this.response.__dict__:
+                await this.response.background()
+        finally:
+            this.close()

@@ -1,0 +1,106 @@
+"""Forms and uploads, read with Starlette; files that a request names by URL."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ipaddress
+import json
+import posixpath
+import socket
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, get_args
+from urllib.parse import unquote, urlsplit
+
+from .standin.annotations import is_upload, origin_of
+from .standin.exceptions import BadInput
+
+__all__ = ["fetched", "values"]
+
+FETCH_TIMEOUT_S = 30.0
+MAX_FETCHED_BYTES = 128 * 1024 * 1024
+
+
+async def values(request: Any, spec: Any) -> dict[str, Any]:
+    """The fields of a form, files as uploads and all else from JSON where it is JSON. Raises BadInput."""
+    from starlette.exceptions import HTTPException as Malformed
+
+    try:
+        form = await request.form()
+    except Malformed as error:
+        raise BadInput(str(error.detail)) from error
+    found: dict[str, Any] = {}
+    for name in form:
+        if name in spec.multipart_fields:
+            files = [await _file(each) for each in form.getlist(name)]
+            kind = spec.model_fields[name].annotation
+            if type(None) in get_args(kind):
+                kind = get_args(kind)[0]
+            origin = origin_of(kind)
+            found[name] = files if isinstance(origin, type) and issubclass(origin, list) else files[0]
+            continue
+        value = form[name]
+        if is_upload(value):
+            value = await value.read()
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
+
+
+async def fetched(url: bytes) -> bytes:
+    """What lies at `url`, or `url` itself where it is none. Raises BadInput for what must not or cannot be fetched."""
+    text = url.decode("utf-8", "ignore")
+    if urlsplit(text).scheme not in ("http", "https"):
+        return url
+    return await asyncio.to_thread(_fetch, text)
+
+
+async def _file(given: Any) -> Any:
+    if is_upload(given):
+        return given
+    from starlette.datastructures import UploadFile
+
+    url = given.strip("\"'")
+    body = await asyncio.to_thread(_fetch, url)
+    return UploadFile(io.BytesIO(body), size=len(body), filename=posixpath.basename(unquote(urlsplit(url).path)))
+
+
+def _fetch(url: str) -> bytes:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadInput("A file is an upload, or an http or https URL")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        address = _public(parts.hostname, port)
+        connection = (HTTPSConnection if parts.scheme == "https" else HTTPConnection)(
+            parts.hostname, port, timeout=FETCH_TIMEOUT_S
+        )
+        # The address that was looked at is the one that is connected to; the name is still what the certificate must have.
+        connection._create_connection = lambda _, timeout, source: socket.create_connection(  # type: ignore[attr-defined]
+            (address, port), timeout, source
+        )
+        try:
+            connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+            response = connection.getresponse()
+            body = response.read(MAX_FETCHED_BYTES + 1)
+        finally:
+            connection.close()
+    except (OSError, HTTPException, ValueError) as error:
+        raise BadInput(f"Failed to download file from {parts.hostname}") from error
+    if response.status >= 300:
+        raise BadInput(f"Failed to download file from {parts.hostname}: it answers {response.status}")
+    if len(body) > MAX_FETCHED_BYTES:
+        raise BadInput(f"The file at {parts.hostname} is larger than {MAX_FETCHED_BYTES} bytes")
+    return body
+
+
+def _public(host: str, port: int) -> str:
+    """Its address. Raises BadInput where it is not of the open internet: a service must not be made to look around inside."""
+    for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        address = ipaddress.ip_address(str(where[0]).partition("%")[0])
+        if not address.is_global or address.is_multicast:
+            raise BadInput("Connection blocked due to insecure input URL")
+        return str(where[0])
+    raise BadInput(f"Failed to download file from {host}")

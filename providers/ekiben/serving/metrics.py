@@ -1,0 +1,147 @@
+"""Prometheus metrics in their text form, under BentoML's names and labels, without a library.
+
+Several workers behind one port each write theirs into a shared folder from time to time, and whoever is asked adds them up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from bisect import bisect_left
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BUCKETS", "CONTENT_TYPE", "Metrics", "buckets"]
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0)
+MAX_BUCKETS = 100
+
+
+def buckets(given: dict[str, Any]) -> tuple[float, ...]:
+    """The bounds that a service's configuration asks for, by `buckets` or by `min`, `max` and `factor`."""
+    if not any(given.get(key) for key in ("min", "max", "factor")):
+        return tuple(given.get("buckets") or BUCKETS)
+    bound: float = given["min"]
+    found: list[float] = []
+    while bound < given["max"] and len(found) < MAX_BUCKETS:
+        found.append(bound)
+        bound *= given["factor"]
+    return (*found, given["max"])
+
+
+class Metrics:
+    """Counts by endpoint and status. `shared` is the folder of workers that share a port."""
+
+    def __init__(
+        self,
+        service: str,
+        bento: str,
+        version: str,
+        endpoints: tuple[str, ...] = (),
+        *,
+        namespace: str = "bentoml_service",
+        bounds: tuple[float, ...] = BUCKETS,
+        shared: Path | None = None,
+    ) -> None:
+        self.in_progress = 0
+        self.namespace, self._bounds, self._shared = namespace, bounds, shared
+        self._labels = f'service_name="{bento}",service_version="{version}",runner_name="{service}"'
+        self._last = 0.0
+        self._dirty = False
+        # endpoint and status -> one count a bucket, those beyond all, the sum of seconds
+        self._seen: dict[tuple[str, int], list[float]] = {}
+        for endpoint in endpoints:
+            for status in (200, 500):
+                self._seen[endpoint, status] = [0.0] * (len(bounds) + 2)
+
+    def observe(self, endpoint: str, status: int, seconds: float) -> None:
+        row = self._seen.get((endpoint, status))
+        if row is None:
+            row = self._seen[endpoint, status] = [0.0] * (len(self._bounds) + 2)
+        row[bisect_left(self._bounds, seconds)] += 1
+        row[-1] += seconds
+        self._dirty = True
+
+    def write(self) -> None:
+        """Tell the other workers, when there is news."""
+        if self._shared is not None and self._dirty:
+            self._dirty = False
+            rows = [[endpoint, status, row] for (endpoint, status), row in self._seen.items()]
+            path = self._shared / f"{os.getpid()}.json"
+            fresh = path.with_suffix(".new")
+            with suppress(OSError):  # a full disk must not stop the service
+                fresh.write_text(json.dumps({"rows": rows, "in_progress": self.in_progress, "at": time.time()}))
+                fresh.replace(path)
+
+    def text(self) -> bytes:
+        """All of it, and what the service itself has registered with prometheus_client."""
+        rows, in_progress = self._all()
+        space = self.namespace
+        lines: list[str] = []
+
+        def family(name: str, kind: str, what: str) -> None:
+            lines.extend((f"# HELP {space}_{name} {what}", f"# TYPE {space}_{name} {kind}"))
+
+        family("request_total", "counter", "Total number of requests")
+        for (endpoint, status), row in rows.items():
+            labels = f'endpoint="{endpoint}",{self._labels},http_response_code="{status}"'
+            lines.append(f"{space}_request_total{{{labels}}} {sum(row[:-1])}")
+        family("request_duration_seconds", "histogram", "Request duration in seconds")
+        for (endpoint, status), row in rows.items():
+            labels, total = f'endpoint="{endpoint}",{self._labels},http_response_code="{status}"', 0.0
+            if not any(row):
+                continue
+            for bound, count in zip((*self._bounds, "+Inf"), row, strict=False):
+                total += count
+                lines.append(f'{space}_request_duration_seconds_bucket{{{labels},le="{bound}"}} {total}')
+            lines.append(f"{space}_request_duration_seconds_count{{{labels}}} {total}")
+            lines.append(f"{space}_request_duration_seconds_sum{{{labels}}} {row[-1]}")
+        family("request_in_progress", "gauge", "Total number of requests in progress now")
+        lines.append(f"{space}_request_in_progress{{{self._labels}}} {in_progress}")
+        family("last_request_timestamp_seconds", "gauge", "Timestamp of the last received request")
+        lines.append(f"{space}_last_request_timestamp_seconds{{{self._labels}}} {self._last}")
+        return "\n".join([*lines, ""]).encode() + _of_the_service()
+
+    def touched(self) -> None:
+        self._last = time.time()
+
+    def _all(self) -> tuple[dict[tuple[str, int], list[float]], int]:
+        rows, in_progress = {key: list(row) for key, row in self._seen.items()}, self.in_progress
+        if self._shared is not None:
+            for path in self._shared.glob("*.json"):
+                with suppress(OSError, ValueError):
+                    if path.stem != str(os.getpid()):
+                        found = json.loads(path.read_text())
+                        in_progress += found["in_progress"] if _alive(int(path.stem)) else 0
+                        for endpoint, status, row in found["rows"]:
+                            mine = rows.setdefault((endpoint, status), [0.0] * len(row))
+                            mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
+        return rows, in_progress
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _of_the_service() -> bytes:
+    client = sys.modules.get("prometheus_client")
+    if client is None:
+        return b""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return bytes(client.generate_latest(registry))
+    return bytes(client.generate_latest())
