@@ -20,7 +20,8 @@ margin:2rem auto;padding:0 1rem}h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-siz
 p{margin:.3rem 0}.soft,figcaption,caption{color:var(--soft)}.a{color:var(--a)}.b{color:var(--b)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding-bottom:.3rem}th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;
-vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap;overflow-wrap:normal}
+vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}td:first-child{overflow-wrap:normal;min-width:6rem}
+td.n,th.n{text-align:right;white-space:nowrap;overflow-wrap:normal}
 thead th{border-bottom:2px solid var(--soft)}tr.same{color:var(--soft)}tr.moved td:first-child{font-weight:600}
 figure{margin:.5rem 0}svg{display:block;width:100%;height:auto;font:13px system-ui,sans-serif}
 svg text{fill:var(--ink)}svg .tick{fill:var(--soft);text-anchor:middle;font-size:12px}svg .label{text-anchor:end}

@@ -8,8 +8,8 @@ from html import escape
 
 __all__ = ["dumbbells"]
 
-WIDTH, LABEL, VALUE, ROW, HEAD = 760, 250, 130, 24, 30
-LONGEST = 36
+WIDTH, LABEL, VALUE, ROW, HEAD = 820, 270, 175, 24, 30
+LONGEST = 34
 
 
 def dumbbells(rows: Sequence[tuple[str, float | None, float | None]], title: str) -> str:
