@@ -13,6 +13,7 @@ employment = cloud.Training(
         inputs={"census": "lake/employment/"},
         resources=ek.Resources(vcpu=2, memory_mib=4096),
         timeout_s=900,
+        spot=True,
     ),
     storage=lake,
 )

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,69 @@ def test_a_job_sees_that_it_is_to_stop() -> None:
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[0] == "checkpoint written\n"
     assert process.returncode == 0
+
+
+@pytest.fixture
+def checkpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("EKIBEN_CHECKPOINT_DIR", str(tmp_path / "checkpoints"))
+    return tmp_path / "checkpoints"
+
+
+def test_the_latest_checkpoint_is_the_highest_step_and_two_stay(checkpoints: Path) -> None:
+    assert job.latest_checkpoint() is None
+
+    def deep(text: str) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
+            (folder / "deep").mkdir()
+            (folder / "deep" / "x").write_text(text)
+
+        return write
+
+    for step in (9, 10, 100):
+        job.save_checkpoint(step, deep(str(step)))
+    found = job.latest_checkpoint()
+    assert found is not None
+    assert (found.step, (found.folder / "deep" / "x").read_text()) == (100, "100")
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-0000000010", "step-0000000100"]
+    job.save_checkpoint(100, lambda folder: (folder / "y").touch())
+    assert [path.name for path in found.folder.iterdir()] == ["y"], "made again, it is the new one"
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(checkpoints: Path) -> None:
+    job.save_checkpoint(1, lambda folder: (folder / "x").write_text("1"))
+
+    def fail(folder: Path) -> None:
+        (folder / "x").write_text("half")
+        raise OSError("the disk is full")
+
+    for step in (1, 2):
+        with pytest.raises(OSError, match="full"):
+            job.save_checkpoint(step, fail)
+    found = job.latest_checkpoint()
+    assert found is not None
+    assert (found.step, (found.folder / "x").read_text()) == (1, "1")
+    assert [path.name for path in checkpoints.iterdir()] == ["step-0000000001"]
+
+
+def test_a_checkpoint_that_was_being_written_when_the_job_was_killed_is_none(checkpoints: Path) -> None:
+    program = (
+        "import os; from ekiben import job\n"
+        "job.save_checkpoint(1, lambda folder: (folder / 'x').write_text('1'))\n"
+        "job.save_checkpoint(2, lambda folder: [(folder / 'x').write_text('2'), os.kill(os.getpid(), 9)])"
+    )
+    env = _clean() | {"EKIBEN_CHECKPOINT_DIR": str(checkpoints)}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=env).returncode == -signal.SIGKILL
+    found = job.latest_checkpoint()
+    assert found is not None
+    assert found.step == 1
+    job.save_checkpoint(2, lambda folder: (folder / "x").write_text("2"))
+    assert len(list(checkpoints.iterdir())) == 2, "what it left half is gone"
+
+
+def test_leaving_is_the_status_of_one_that_obeyed_sigterm() -> None:
+    with pytest.raises(SystemExit) as left:
+        job.leave()
+    assert left.value.code == 143
 
 
 def test_the_module_brings_nothing_heavy() -> None:

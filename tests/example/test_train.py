@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -95,6 +96,58 @@ def test_a_bad_parameter_is_refused_with_what_there_is(params: dict[str, object]
     model = job_modules["model"]
     with pytest.raises(model.BadParams, match=next(iter(params))):
         model.params(params)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(parquet: Path, tmp_path: Path) -> None:
+    params = {"rounds": 400}
+    whole = train(parquet, tmp_path / "whole", params)
+    first = subprocess.Popen(
+        [sys.executable, "-u", "train.py"],
+        cwd=JOB,
+        env=environment(parquet, tmp_path / "halves", params),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None
+    assert any(line.startswith("trees 10/400") for line in first.stdout)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 143, "told to stop, it leaves"
+    assert not list((tmp_path / "halves" / "model").iterdir())
+    second = train(parquet, tmp_path / "halves", params)
+    assert "\ngoes on after " in second.log
+    assert "\ntrees 10/400" not in second.log
+    for name in (
+        "model/model.ubj",
+        "model/model.json",
+        "output/metrics.json",
+        "output/signature.json",
+        "output/report.html",
+    ):
+        assert (second.model.parent / name).read_bytes() == (whole.model.parent / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("stops", [[1], [7, 8, 19], [20]])
+def test_wherever_it_stopped_the_model_is_the_same(
+    frames: dict[str, pd.DataFrame], stops: list[int], tmp_path: Path, job_modules
+) -> None:
+    import xgboost
+
+    data, model = job_modules["data"], job_modules["model"]
+    for name, frame in frames.items():
+        frame.to_parquet(tmp_path / f"{name}.pq")
+    learn, tune, _ = data.split(data.read(tmp_path))
+    params = model.params({"rounds": 20})
+    losses: list[float] = []
+    whole = model.train(learn, tune, params, lambda _, loss: losses.append(loss))
+    again: list[float] = []
+    start = None
+    for stop in [*stops, 20]:
+        so_far = model.train(learn, tune, {**params, "rounds": stop}, lambda _, loss: again.append(loss), start)
+        so_far.save_model(tmp_path / "model.ubj")
+        start = xgboost.Booster(model_file=tmp_path / "model.ubj")
+    assert so_far.save_raw("ubj") == whole.save_raw("ubj")
+    assert again == losses
 
 
 def test_two_nodes_make_one_model_close_to_that_of_one(trained: Trained, parquet: Path, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Who is employed? From census files to a model, its measure, and a page that shows both.
 
 Reads the folder EKIBEN_INPUT_CENSUS, and needs nothing but the environment variables of a job: it runs the same on a
-laptop and in a cloud.
+laptop and in a cloud. A run that was interrupted goes on from its last checkpoint, to the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from columns import CHECKED, ID, INPUTS, LABEL, TARGET, YEAR
 
 from ekiben import job
 
+CHECKPOINT_S = 5.0
+
 
 def main() -> None:
     node = job.node()
+    job.terminating()  # from now on SIGTERM is asked for, in each round
     try:
         params = model.params(job.params())
         people = data.read(job.inputs()["census"])
@@ -43,19 +47,51 @@ def main() -> None:
             f"A model could not learn 100 rows by heart ({learnt:.0%} right): the columns or the labels are broken."
         )
 
-    curve: list[float] = []
+    start, curve = resumed()
+    if start:
+        print(f"goes on after {len(curve)} trees", flush=True)
+    saved_s = time.monotonic()
 
-    def on_round(round: int, log_loss: float) -> None:
+    def on_round(booster: xgboost.Booster, log_loss: float) -> None:
+        nonlocal saved_s
         curve.append(log_loss)
-        if node.rank == 0 and (round % 10 == 0 or round == params["rounds"]):
+        round = len(curve)
+        if node.rank != 0:
+            return
+        if round % 10 == 0 or round == params["rounds"]:
             job.log_metric("log_loss", log_loss, round)
             print(f"trees {round}/{params['rounds']}, log loss {log_loss:.4f}", flush=True)
+        if job.terminating() or time.monotonic() - saved_s > CHECKPOINT_S:
+            checkpoint(booster, curve)
+            saved_s = time.monotonic()
+        if job.terminating():
+            job.leave()
 
     with job.xgboost_collective():
         # Each node learns from its share of the rows; together they grow the same trees.
-        booster = model.train(train[node.rank :: node.count], tune[node.rank :: node.count], params, on_round)
+        mine = slice(node.rank, None, node.count)
+        booster = model.train(train[mine], tune[mine], params, on_round, start)
     if node.rank == 0:
         finish(booster, data.Split(train, tune, test), params, years, curve)
+
+
+def checkpoint(booster: xgboost.Booster, curve: list[float]) -> None:
+    """Keep the model so far, and its curve for the report."""
+
+    def write_to(folder: Path) -> None:
+        booster.save_model(folder / "model.ubj")
+        write(folder / "curve.json", {"log_loss": curve})
+
+    job.save_checkpoint(len(curve), write_to)
+
+
+def resumed() -> tuple[xgboost.Booster | None, list[float]]:
+    """What an earlier attempt of this run came to: the model so far and its curve."""
+    found = job.latest_checkpoint()
+    if found is None:
+        return None, []
+    curve = json.loads((found.folder / "curve.json").read_text(encoding="utf-8"))["log_loss"]
+    return xgboost.Booster(model_file=found.folder / "model.ubj"), curve
 
 
 def finish(
