@@ -330,6 +330,9 @@ def test_a_storage_that_is_gone_when_a_run_ends_is_a_clear_failure(stage: Stage)
     run = stage.ended("homeless", "homeless-1")
     assert run.state == "failed"
     assert "could not be stored" in run.reason
+    with pytest.raises(NotFound, match="no storage 'away' any more"):
+        stage.submit("homeless", "homeless-2")
+    assert stage.submit("homeless", "homeless-1") == run, "what was submitted before is told as ever"
 
 
 def test_the_runs_record_and_its_event_are_one(stage: Stage) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ekiben.errors import NoCapacity, SpecError
+from ekiben.errors import NoCapacity, NotFound, SpecError
 from ekiben.records import Job
 from ekiben.specs import TrainingSpec
 from ekiben.station import machine
@@ -25,7 +25,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}", re.ASCII)
 
 
 def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
-    """What is asked of the supervisor. Raises SpecError for a bad id, parameter or input."""
+    """What is asked of the supervisor. Raises SpecError for a bad id, parameter or input, NotFound for a storage that is gone."""
     if not RUN_ID.fullmatch(job.id) or len(job.id) > 63:
         raise SpecError(
             f"The run id {job.id!r} will not do on every provider: use 1 to 63 of A-Z, a-z, 0-9 and dashes, "
@@ -37,8 +37,11 @@ def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
     if unknown := sorted(set(job.inputs) - set(spec.inputs)):
         known = ", ".join(sorted(spec.inputs)) or "none"
         raise SpecError(f"The training {resource.name!r} has no input {unknown[0]!r}; it has: {known}.")
-    for uri in inputs.values():
-        bucket_of(state_dir, uri)
+    for uri in (*inputs.values(), declared["storage_uri"]):
+        bucket, _ = bucket_of(state_dir, uri)
+        if not bucket.is_dir():
+            why = f"there is no storage {bucket.name!r} any more, which it reads from or writes to"
+            raise NotFound("local", f"submit the run {job.id!r}", why, "Mend it with `ekiben up`")
     params = {**spec.params, **job.params}
     for name, value in params.items():
         if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):

@@ -117,8 +117,11 @@ def store_results(
             "local", f"store the results of the run {run!r}", f"there is no {storage_uri}", "Mend it with `ekiben up`"
         )
     staging = bucket / RESERVED / "staging"
-    fresh, old = staging / secrets.token_hex(8), staging / secrets.token_hex(8)
+    # Named after the run, so that repeating it takes away what a crash has left.
+    fresh, old = staging / f"{run}.new", staging / f"{run}.old"
     target = bucket / "runs" / training / run
+    clear_away(fresh)
+    clear_away(old)
     try:
         fresh.mkdir(parents=True)
         for part in ("output", "checkpoints", *(("model",) if model else ())):

@@ -128,6 +128,8 @@ def tidy(run_dir: Path, *, stored: bool) -> None:
     results = ("model", "output", "checkpoints", "nodes") if stored else ()
     for part in ("inputs", "code", "lib", *results):
         clear_away(run_dir / part)
+    for half_written in run_dir.glob(".*.json.*"):
+        half_written.unlink(missing_ok=True)
 
 
 def live_metrics(run_dir: Path) -> dict[str, float]:
