@@ -115,7 +115,7 @@ def test_a_bento_that_does_not_start_is_reported_and_changes_nothing(
         [
             ("import nonsense_that_is_not_there", "No module named 'nonsense_that_is_not_there'"),
             ("raise SystemExit('no licence')", "no licence"),
-            ("Probe = 3", "has no attribute"),
+            ("Probe = 3", "is no service"),
             ("this is no python", "SyntaxError"),
             (SERVICE.replace("self.ballast = []", "raise MemoryError('weights')"), "weights"),
         ],
@@ -153,7 +153,8 @@ def test_a_model_that_stops_starting_is_reported_without_spinning_and_comes_back
 
 
 def test_a_service_that_does_not_live_through_a_fork_is_started_afresh(host: Station, tmp_path: Path) -> None:
-    service = "import sys\nassert '_bentoml_impl.server.app' not in sys.modules, 'forked'\n" + SERVICE
+    forked = "import sys\nassert 'packaging.version' not in sys.modules, 'forked'\nimport packaging.version\n"
+    service = forked + SERVICE
     of = version(7, bento(tmp_path, service=service))
     host.released("fresh", of, idle_s=1)
     assert sent(host.call("fresh")) == 6.0

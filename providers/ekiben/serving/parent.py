@@ -1,7 +1,9 @@
 """The parent of workers: it imports what bentos need, once, and forks a worker for each command. One per locked environment.
 
 Run by path: `python -P parent.py`; what else is in this folder is then the package `_ekiben_serving`. It imports and does nothing
-else: a child that is forked after OpenMP or ONNX Runtime code has run in the parent hangs. Commands come as JSON lines on stdin, answers go as JSON lines to stdout:
+else: a child that is forked after OpenMP or ONNX Runtime code has run in the parent hangs.
+
+Commands come as JSON lines on stdin, answers go as JSON lines to stdout:
 
     {"op": "import", "modules": [...]}
     {"op": "start", "id": ..., "modules": [...], "socket": path, "log": path, ...}   ->  {"id": ..., "pid": ...}

@@ -69,8 +69,8 @@ def _serve_lean(
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     standin.install()
     service = loading.imported(about["service"])
-    if type(service) is not standin.service_class():
-        raise RuntimeError(f"{about['service']} is no service: it is a {type(service).__name__}")
+    if (kind := type(service)) is not standin.service_class():
+        raise RuntimeError(f"{about['service']} is no service: it is a {kind.__name__}")
     if why := plain.reason_of_service(service):
         raise standin.NeedsBentoML(why.removeprefix("it uses "))
     loading.apply_envs(service.envs)

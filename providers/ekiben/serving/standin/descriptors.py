@@ -150,7 +150,7 @@ class IORootModel(IODescriptor, Generic[Root]):
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         info = cls.model_fields["root"]
-        kind = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
         schema: dict[str, Any] = TypeAdapter[Any](kind).json_schema(*args, **kwargs)
         if getattr(cls, "__root_input__", False):
             schema["root_input"] = True
@@ -163,7 +163,7 @@ def from_class(kind: Any, default: Any = inspect.Signature.empty) -> type[Any]:
     if inspect.isclass(kind) and not isinstance(kind, types.GenericAlias) and issubclass(kind, BaseModel):
         if issubclass(kind, IOMixin):
             return kind
-        return create_model(f"{name}IODescriptor", __base__=(IOMixin, kind))  # type: ignore[call-overload,no-any-return]
+        return create_model(f"{name}IODescriptor", __base__=(IOMixin, kind))
     fields: dict[str, Any] = {} if default is inspect.Signature.empty else {"root": (kind, default)}
     return create_model(f"{name}IODescriptor", __base__=IORootModel[kind], **fields)
 
