@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ekiben.station import launch, runs, supervision
+from ekiben.station import launch, supervision
 from tests.station.stage import Stage, started, until
 
 
@@ -170,16 +170,6 @@ def test_interruptions_do_not_use_up_the_retries(stage: Stage) -> None:
     stage.submit("fails", "run-1")
     run = stage.ended("fails", "run-1")
     assert (run.state, run.reason, run.attempts, len(run.interruptions)) == ("failed", "failed at 3", 4, 2)
-
-
-def test_what_ends_every_attempt_ends_the_run_after_a_while(stage: Stage) -> None:
-    code = "import os, pathlib; pathlib.Path(os.environ['EKIBEN_CHECKPOINT_DIR'], 'c').touch(); os.kill(os.getpid(), 9)"
-    stage.training("doomed", code, spot=True, retries=1)
-    stage.submit("doomed", "run-1")
-    run = stage.ended("doomed", "run-1")
-    assert (run.state, run.attempts) == ("failed", runs.RESUMES + 1)
-    assert run.reason.startswith(f"it was interrupted {runs.RESUMES + 1} times, at last: it was ended by SIGKILL")
-    assert (stage.lake / "runs/doomed/run-1/checkpoints/c").exists()
 
 
 def test_a_jobs_own_crash_is_no_interruption(stage: Stage) -> None:

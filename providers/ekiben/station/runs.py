@@ -15,9 +15,10 @@ from aiohttp import web
 
 from ekiben.errors import AlreadyExists, EkibenError, NotFound, Unavailable
 from ekiben.folder import system_error
-from ekiben.records import Event, Interruption, Job, Run, RunState, now
+from ekiben.records import Event, Job, Run, RunState, now
 from ekiben.specs import TrainingSpec
 from ekiben.station import machine, supervision
+from ekiben.station.attempts import after
 from ekiben.station.bundles import unpacked
 from ekiben.station.edge import body_of
 from ekiben.station.jobs import ask_of, check_capacity
@@ -41,8 +42,6 @@ LOG_CHUNK_BYTES = 1 << 20
 IDLE_S = 5.0
 TROUBLE_S = 1.0
 STARTS = 3
-# Where something ends every attempt of a spot run, such as the kernel for lack of memory, it must not go on for ever.
-RESUMES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -258,31 +257,18 @@ class Trainings:
 
     async def _ended(self, row: Mapping[str, Any], status: dict[str, Any]) -> None:
         """An attempt has ended: the run goes on with another, or has ended, too."""
-        ask, run, run_dir = json.loads(row["ask"]), Run.from_json(row["record"]), self._dir(row["id"])
-        spot, interrupted, cancelled = ask.get("spot"), status["state"] == "interrupted", (run_dir / "cancel").exists()
-        if interrupted:
-            one = Interruption(at=status["ended_at"], reason=status["reason"], lost_s=status["lost_s"])
-            run = replace(run, interruptions=[*run.interruptions, one])
-        times = len(run.interruptions)
-        if status["state"] == "succeeded" or cancelled:
-            again = False
-        elif interrupted and spot:
-            again = times <= RESUMES
-        else:
-            again = row["attempt"] - (times if spot else 0) <= ask["retries"]
-        if again:
-            how = "was interrupted" if interrupted else "failed"
-            record = replace(run, state="pending", reason=f"attempt {row['attempt']} {how}: {status['reason']}")
+        cancelled = (self._dir(row["id"]) / "cancel").exists()
+        run, status = after(
+            Run.from_json(row["record"]), row["attempt"], json.loads(row["ask"]), status, cancelled=cancelled
+        )
+        if status["state"] == "pending":
+            record = replace(run, state="pending", reason=status["reason"])
             await asyncio.to_thread(
                 self.store.run,
                 "update runs set state = 'pending', attempt = attempt + 1, record = ?, cpus = '[]', gpus = '[]' where id = ?",
                 (record.to_json(), row["id"]),
             )
         else:
-            if interrupted:
-                often = f"it was interrupted {times} times, at last: " if spot else ""
-                told = ("cancelled", "cancelled") if cancelled else ("failed", often + status["reason"])
-                status["state"], status["reason"] = told
             await self._finish({**row, "record": run.to_json()}, status)
         self._wake.set()
 
