@@ -26,6 +26,7 @@ from ekiben.cli import (
     new,
     predictions,
     rebuild,
+    serve,
     stack,
     station,
     status,
@@ -56,7 +57,7 @@ SECTIONS = {
     "Environment": "new up preview refresh destroy env status station inventory doctor",
     "Training": "put train runs logs cancel",
     "Models": "models approve reject release rollback lineage compare rebuild",
-    "Calls": "endpoints invoke predictions",
+    "Calls": "endpoints invoke predictions serve",
     "Events": "functions events publish replay",
 }
 
@@ -97,6 +98,7 @@ for noun in (
     compare,
     rebuild,
     endpoints,
+    serve,
     predictions,
     functions,
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,9 @@ def run(
             if not self.should_exit:
                 ready()
 
+    # uvicorn raises the signal that ended it once more: what is still to be done must be done.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     Server(config).run(sockets=listeners)
 
 

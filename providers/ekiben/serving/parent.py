@@ -162,5 +162,7 @@ if __name__ == "__main__":
     make_package()
     if "--worker" in sys.argv:
         worker_anew(json.loads(sys.argv[-1]))
+    elif "--alone" in sys.argv:
+        sys.exit(beside("alone").main(json.loads(sys.argv[-1])))
     else:
         Parent().serve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,16 @@ from typing import Any
 
 from .standin import OWNED, PARTS
 
-__all__ = ["BENTOML_MODULES", "LEAN_MODULES", "OWNED", "reason", "reason_of_service", "reason_of_surroundings"]
+__all__ = [
+    "BENTOML_MODULES",
+    "LEAN_MODULES",
+    "OWNED",
+    "command",
+    "preloaded",
+    "reason",
+    "reason_of_service",
+    "reason_of_surroundings",
+]
 
 # What a parent imports for the workers of either kind: the server, and what it imports late.
 LEAN_MODULES = ("_ekiben_serving.lean", "_ekiben_serving.loading", "pydantic._internal._dataclasses", "uvloop")
@@ -77,6 +87,18 @@ def reason(source: Path) -> str:
             if not _offered(name):
                 return f"it uses {name}"
     return ""
+
+
+def preloaded(source: Path, imports: list[str]) -> list[str]:
+    """What to import before workers are forked: the server that the service needs, and what the service imports but that server."""
+    if reason(source):
+        return [*BENTOML_MODULES, *imports]
+    return [*LEAN_MODULES, *(name for name in imports if name.partition(".")[0] not in OWNED)]
+
+
+def command(python: Path, given: dict[str, Any]) -> list[str]:
+    """The command line that serves a bento by itself: see alone.py."""
+    return [str(python), "-P", str(Path(__file__).with_name("parent.py")), "--alone", json.dumps(given)]
 
 
 def reason_of_service(service: Any) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,14 +25,29 @@ TIMEOUT_MARGIN_S = 5.0
 log = logging.getLogger("ekiben.serving")
 
 
-def serve(
-    command: dict[str, Any], listener: socket.socket, *, lifeline: int = -1, ready: Callable[[], object] = lambda: None
-) -> None:
-    """Serve until SIGTERM. `command`: bento (folder), env, and optionally
+def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -1) -> None:
+    """Serve until SIGTERM. `command`: bento (folder), metrics_dir (the worker's own, and removed after its end), and optionally
 
-    timeout_s: where the service says none; metrics_dir: the worker's own, and removed after its end; shared: where workers of one
-    port add up their metrics; linger_s. Raises what the service raises when it is imported or made.
+    env; timeout_s, where the service says none; shared: where workers of one port add up their metrics; linger_s: how long to wait
+    for late callers at the end; says: what to print when ready; ready_fd: what to write to then; removes: what to remove at the
+    end. Raises what the service raises when it is imported or made.
     """
+    try:
+        _serve(command, listener, lifeline)
+    finally:
+        remove(command.get("removes", []))
+
+
+def remove(paths: list[str]) -> None:
+    """Remove files and folders; silent where they are gone."""
+    for path in paths:
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+
+def _serve(command: dict[str, Any], listener: socket.socket, lifeline: int) -> None:
     os.environ.update(command.get("env", {}))
     metrics_dir = command["metrics_dir"]
     # Temporary folders of a process that is killed must not stay.
@@ -49,19 +64,27 @@ def serve(
         from .standin import NeedsBentoML
 
         try:
-            return _serve_lean(command, about, listener, ready)
+            return _serve_lean(command, about, listener)
         except NeedsBentoML as needed:
             _anew(command, listener, lifeline, f"it uses {needed}")
     print(f"BentoML's own server runs this service: {why}.", file=sys.stderr, flush=True)
     from . import bentoml_app
 
-    bentoml_app.run(about, [listener], metrics_dir=metrics_dir, timeout_s=command.get("timeout_s"), ready=ready)
+    bentoml_app.run(
+        about, [listener], metrics_dir=metrics_dir, timeout_s=command.get("timeout_s"), ready=lambda: _ready(command)
+    )
     return None
 
 
-def _serve_lean(
-    command: dict[str, Any], about: dict[str, str], listener: socket.socket, ready: Callable[[], object]
-) -> None:
+def _ready(command: dict[str, Any]) -> None:
+    if "ready_fd" in command:
+        os.write(command["ready_fd"], b".")
+        os.close(command["ready_fd"])
+    if "says" in command:
+        print(command["says"], flush=True)
+
+
+def _serve_lean(command: dict[str, Any], about: dict[str, str], listener: socket.socket) -> None:
     from . import lean, standin
 
     # Many workers count together only by prometheus_client's own files; one counts by itself.
@@ -79,7 +102,7 @@ def _serve_lean(
 
     def served() -> None:
         standin.serving()
-        ready()
+        _ready(command)
 
     shared = command.get("shared")
     lean.run(
@@ -99,7 +122,7 @@ def _anew(command: dict[str, Any], listener: socket.socket, lifeline: int, why: 
     kept = {
         key: value for key, value in command.items() if key != "env"
     }  # it is in the environment, and not for others to read
-    for number in (listener.fileno(), lifeline):
+    for number in (listener.fileno(), lifeline, command.get("ready_fd", -1)):
         if number >= 0:
             os.set_inheritable(number, True)
     sys.stdout.flush()

@@ -78,15 +78,8 @@ def prepare(uri: str, digest: str, folder: Path) -> Plan:
     if not (folder / "bento.yaml").is_file():
         raise ModelFailed(f"local: cannot serve {uri}: the archive is no bento (it has no bento.yaml). Pack it again.")
     python = environments.interpreter(environments.lock_of(folder))
-    return Plan(folder, python, _preloaded(folder / "src"))
-
-
-def _preloaded(source: Path) -> list[str]:
-    """What a parent imports before it forks: the server that the service needs, and what the service imports but that server."""
-    wanted = environments.modules(source)
-    if plain.reason(source):
-        return [*plain.BENTOML_MODULES, *wanted]
-    return [*plain.LEAN_MODULES, *(name for name in wanted if name.partition(".")[0] not in plain.OWNED)]
+    source = folder / "src"
+    return Plan(folder, python, plain.preloaded(source, environments.modules(source)))
 
 
 @contextmanager
