@@ -1,0 +1,122 @@
+"""What a killed engine leaves, and that the next one takes it up: nothing is asked of the user, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ekiben.engine import stacks
+from ekiben.engine.progress import Progress
+from ekiben.engine.recovery import recover
+from ekiben.errors import ProviderError
+from ekiben.station import launch
+
+from .conftest import Project
+
+SMALL = 'lake = cloud.Storage("lake")\nek.export(lake)'
+# The program kills the engine while the station is being made: its own grandparent.
+SUICIDAL = """
+import os, pathlib, pulumi, signal, threading, time
+
+def strike():
+    state = pathlib.Path("../.ekiben/dev")
+    while not state.exists():
+        time.sleep(0.002)
+    parent = int(pathlib.Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+
+pulumi.runtime.is_dry_run() or threading.Thread(target=strike, daemon=True).start()
+lake = cloud.Storage("lake")
+ek.export(lake)
+"""
+
+
+def checkpoint(project: Project) -> dict[str, list[object]]:
+    (state,) = (project.root / ".ekiben" / ".pulumi" / "stacks").glob("*/dev.json")
+    return json.loads(state.read_text())["checkpoint"]["latest"] or {}
+
+
+def struck(project: Project) -> None:
+    """An `up` whose engine was killed while the station was made."""
+    project.program(SUICIDAL)
+    with pytest.raises(ProviderError, match=r"the engine was ended by SIGKILL\. Run it again"):
+        stacks.up(project.root, "dev", progress=Progress(quiet=True))
+    assert [one["type"] for one in checkpoint(project)["pending_operations"]] == ["creating"]
+    project.program(SMALL)
+
+
+@pytest.mark.engine
+def test_a_create_whose_end_nobody_saw_is_completed_by_up(project: Project) -> None:
+    struck(project)
+    told = project.ekiben("up")
+    assert told.returncode == 0
+    assert "pending" not in told.stderr + told.stdout
+    assert not checkpoint(project).get("pending_operations")
+    assert launch.running(project.state())
+
+
+@pytest.mark.engine
+def test_a_create_whose_end_nobody_saw_is_undone_by_destroy(project: Project) -> None:
+    struck(project)
+    (project.root / ".ekiben" / ".pulumi" / "stacks" / "small" / "dev.json.1f.tmp").write_text("{")
+    stacks.destroy(project.root, "dev", progress=Progress(quiet=True))
+    assert not project.state().exists()
+    assert checkpoint(project) == {} or not set(checkpoint(project)) & {"resources", "pending_operations"}
+    done = project.ekiben("inventory")
+    assert (done.returncode, "nothing left" in done.stdout) == (0, True), done.stdout
+    assert not list((project.root / ".ekiben").rglob("*.tmp"))
+
+
+class Opened:
+    """As much of an automation.Stack as a lock takes."""
+
+    name = "dev"
+
+    def __init__(self) -> None:
+        self.cancelled = 0
+        self.workspace = self
+
+    def project_settings(self) -> Opened:
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+def taken_away(root: Path, pid: int, host: str = "") -> bool:
+    """Is a lock of that process taken away?"""
+    folder = root / ".ekiben" / ".pulumi" / "locks" / "organization" / "dev" / "dev"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lock.json").write_text(json.dumps({"pid": pid, "hostname": host or socket.gethostname()}))
+    opened = Opened()
+    recover(root, opened, lambda line: None)  # type: ignore[arg-type]
+    return opened.cancelled == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that lives counts as an engine")
+def test_the_lock_of_a_process_that_is_no_engine_any_more(tmp_path: Path) -> None:
+    engine = tmp_path / "pulumi"
+    engine.symlink_to("/bin/sleep")
+    with subprocess.Popen([str(engine), "600"]) as process:
+        until_named(process.pid, "pulumi")
+        assert not taken_away(tmp_path, process.pid), "it is at work"
+        assert not taken_away(tmp_path, process.pid, "another-machine")
+        process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert taken_away(tmp_path, process.pid), "nobody has asked how it ended"
+    assert taken_away(tmp_path, process.pid)
+    assert taken_away(tmp_path, os.getpid()), "the number is another program's by now"
+
+
+def until_named(pid: int, name: str) -> None:
+    """Popen returns before the new program is in place."""
+    while Path(f"/proc/{pid}/comm").read_text().strip() != name:
+        time.sleep(0.01)
