@@ -115,7 +115,8 @@ def test_the_tree_says_all_of_it(shop: Shop, ek: Callable[..., Any]) -> None:
         "income:1 (approved, champion), registered 2026-01-01 00:02:00 by functions/register",
         "277,677 rows, 1 file, 1,234 bytes, sha256 1111", "a%20b.csv", "commit c0ffee, with uncommitted changes",
         "CPython 3.11.7, 4 packages", "Xeon, 2 CPUs, x86_64, no GPU", "run run-1 of income", "started 2026-01-01 00:00:01",
-        "parameters: max_depth 6", "seeds: seed 7", "attempts: 2", "by: ana@host", "auc 0.91", "sex: <b>é & co</b>: rows 20, auc 0.9",
+        "parameters: max_depth 6", "seeds: seed 7", "attempts: 2", "by: ana@host", "auc 0.91",
+        "sex: <b>é & co</b>: rows 20, auc 0.9",
         "sex: other: rows 30", f"bento {'1' * 64}", "ana: approved, pending to approved: besser: «größer»",
         "functions/release: alias champion",
     ):  # fmt: skip
@@ -241,7 +242,10 @@ def test_a_file_that_cannot_be_written_is_an_error(shop: Shop, ek: Callable[...,
 
 def test_asking_for_a_tree_loads_nothing_heavy(shop: Shop) -> None:
     shop.version()
-    program = "import sys; from ekiben.cli import main\ntry: main(['lineage', 'income:1'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    program = (
+        "import sys; from ekiben.cli import main\n"
+        "try: main(['lineage', 'income:1'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert {"cyclonedx", "openlineage", "jsonschema", "numpy", "bentoml"} & set(loaded) == set()
 

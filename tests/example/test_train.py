@@ -63,6 +63,7 @@ def test_csv_and_json_make_the_same_bytes_as_parquet(
         "model/model.json",
         "output/signature.json",
         "output/metrics.json",
+        "output/evaluation.jsonl",
         "output/report.html",
     )
     for name in files:

@@ -124,6 +124,10 @@ def finish(
     write(out / "signature.json", signature(test, chance))
     write(out / "lineage.json", {"rows": {"census": sum(rows.values())}, "seeds": {"seed": params["seed"]}})
     some = test[:: max(len(test) // 500, 1)]  # a contribution takes long to compute, and a mean needs few
+    people = [{name: int(person[name]) for name in model.COLUMNS} for _, person in some.iterrows()]
+    # What `ekiben rebuild` asks a model that it has made again, beside the sample.
+    asked = {"route": "predict_batch", "request": {"people": people}}
+    (out / "evaluation.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
     parts = booster.predict(xgboost.DMatrix(model.inputs(some), feature_names=model.COLUMNS), pred_contribs=True)
     facts = {
         "run": os.environ.get("EKIBEN_RUN_ID", "by-hand"),

@@ -1,7 +1,7 @@
 """What a bento answers: `python -P answers.py BENTO REQUESTS ANSWERS`, in the bento's own environment.
 
-REQUESTS has a JSON object {"route", "request"} a line, ANSWERS gets {"status" (text), "body"} a line. It is BentoML's own application that
-answers, without a socket. Nothing of Ekiben is imported.
+REQUESTS has a JSON object {"route", "request"} a line, ANSWERS gets {"status" (text), "body"} a line. It is BentoML's own
+application that answers, without a socket. Nothing of Ekiben is imported.
 """
 
 from __future__ import annotations
