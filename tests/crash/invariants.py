@@ -70,6 +70,8 @@ def of_runs(state_dir: Path, marks: Path) -> Iterator[str]:
             yield f"the run {id} is {row['state']}, its record says {run.state}"
         if run.state == "failed" and not run.reason:
             yield f"the run {id} failed, and nobody says why"
+        if row["training"] == "again" and run.state != "succeeded":
+            yield f"the run {id}, which goes on wherever it is interrupted, has {run.state}: {run.reason}"
         if ended[id] != 1:
             yield f"the run {id} has {ended[id]} events of its end"
         if marked[id, "twice at once"]:

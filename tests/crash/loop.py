@@ -107,9 +107,7 @@ class Loop:
 
     def _killer(self, point: Point) -> Killer:
         checkpoint = self.root / ".ekiben" / ".pulumi" / "stacks" / "crash" / f"{STACK}.json"
-        killer = Killer(
-            point, self.root, self.state_dir, checkpoint, lambda: self._command.pid if self._command else -1
-        )
+        killer = Killer(point, self.state_dir, checkpoint, lambda: self._command.pid if self._command else -1)
         killer.start()
         return killer
 

@@ -38,8 +38,8 @@ def processes() -> Iterator[Process]:
                     yield Process(int(entry.name), int(fields[1]), tuple(words), int(fields[19]))
 
 
-def find(victim: str, root: Path, state_dir: Path, command: int) -> int:
-    """The oldest process of that kind, of the project in `root`; 0 when there is none. `command`: the pid of the CLI that runs."""
+def find(victim: str, state_dir: Path, command: int) -> list[int]:
+    """The processes of that kind, oldest first, of the station or of the CLI whose pid is `command`."""
     there = sorted(processes(), key=lambda process: process.began)
     words = {process.pid: process.words for process in there}
     parents = {process.pid: process.parent for process in there}
@@ -67,7 +67,7 @@ def find(victim: str, root: Path, state_dir: Path, command: int) -> int:
         "language": lambda p: has(p.pid, "ekiben.engine.language_host") and below(p.pid, command),
         "program": lambda p: has(p.pid, "pulumi-language-python-exec") and below(p.pid, command),
     }
-    return next((process.pid for process in there if is_victim[victim](process)), 0)
+    return [process.pid for process in there if is_victim[victim](process)]
 
 
 def left_over(root: Path) -> list[str]:
@@ -91,9 +91,9 @@ def _station(state_dir: Path) -> int:
 class Killer(threading.Thread):
     """Waits for the moment of a point, kills, and remembers it. `command` is asked for the pid of the CLI that runs now."""
 
-    def __init__(self, point: Point, root: Path, state_dir: Path, checkpoint: Path, command: Callable[[], int]) -> None:
+    def __init__(self, point: Point, state_dir: Path, checkpoint: Path, command: Callable[[], int]) -> None:
         super().__init__(daemon=True)
-        self.point, self.root, self.state_dir, self.checkpoint = point, root, state_dir, checkpoint
+        self.point, self.state_dir, self.checkpoint = point, state_dir, checkpoint
         self.command = command
         self.struck = 0
         self._over = threading.Event()
@@ -114,14 +114,15 @@ class Killer(threading.Thread):
         self.join()
 
     def _victim(self) -> int:
-        return find(self.point.victim, self.root, self.state_dir, self.command())
+        there = find(self.point.victim, self.state_dir, self.command())
+        return there[self.point.number % len(there)] if there else 0
 
     def _changed(self) -> Callable[[], bool]:
         """Has an engine changed the state since the first one of this phase was seen?"""
         before: list[int] = []
 
         def look() -> bool:
-            if not before and find("engine", self.root, self.state_dir, self.command()):
+            if not before and find("engine", self.state_dir, self.command()):
                 before.append(self._written())
             return bool(before) and self._written() != before[0]
 

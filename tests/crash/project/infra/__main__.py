@@ -22,12 +22,12 @@ jobs = {
             resources=ek.Resources(vcpu=0.5, memory_mib=512),
             timeout_s=120,
             grace_s=1,
-            retries=retries,
+            spot=spot,
             model="line",
         ),
         storage=lake,
     )
-    for name, retries in (("once", 0), ("again", 5))
+    for name, spot in (("once", False), ("again", True))
 }
 api = cloud.Endpoint(
     "line-api",
