@@ -8,6 +8,7 @@ what it had claimed back in the queue. What has failed too often is a dead lette
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from ekiben.errors import NotFound, SpecError
 from ekiben.records import Event, now
 from ekiben.station.store import Store
 
-__all__ = ["Claim", "Events", "matches", "pause_s"]
+__all__ = ["Claim", "Events", "matches", "pause_s", "steady"]
 
 DDL = """
 create table if not exists events (
@@ -30,7 +31,8 @@ create table if not exists deliveries (
   attempts integer not null default 0, due real not null, owner text not null default '', error text not null default '',
   result text not null default '', created_at text not null, ended_at text not null default '', unique (event, function));
 create index if not exists deliveries_by_state on deliveries (state, due);
-create index if not exists deliveries_by_function on deliveries (function, state);
+drop index if exists deliveries_by_function;
+create index if not exists deliveries_next on deliveries (function, state, due, seq);
 """
 
 STATES = ("waiting", "running", "done", "dead")
@@ -71,12 +73,18 @@ def pause_s(backoff_s: float, attempts: int) -> float:
     return min(backoff_s * 2.0 ** min(attempts - 1, 20), PAUSE_MAX_S)
 
 
+def steady() -> Callable[[], float]:
+    """A clock of the seconds since the epoch that nobody sets: from now on it goes evenly."""
+    ahead_s = time.time() - time.monotonic()
+    return lambda: ahead_s + time.monotonic()
+
+
 class Events:
     """The events of one station. `on_delivery` is called (from any thread) when a delivery may have become due."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, *, clock: Callable[[], float] | None = None) -> None:
         self._store = store
-        self._clock = clock
+        self._clock = clock or steady()
         self._owner = uuid.uuid4().hex
         self.on_delivery: Callable[[], None] = lambda: None
         store.declare(DDL)
@@ -86,20 +94,30 @@ class Events:
 
         Within the caller's transaction, where there is one.
         """
-        if not event.id or not event.type:
-            raise SpecError(f"An event needs an id and a type; this one is {event.id!r} of type {event.type!r}.")
+        return bool(self.publish_all([event]))
+
+    def publish_all(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Publish many in one transaction, all or none; those that were not published before."""
+        for event in events:
+            if not event.id or not event.type:
+                raise SpecError(f"An event needs an id and a type; this one is {event.id!r} of type {event.type!r}.")
+        fresh = []
         with self._store.transaction() as connection:
-            added = connection.execute(
-                "insert into events (id, type, source, record) values (?, ?, ?, ?) on conflict (id) do nothing",
-                (event.id, event.type, event.source, event.to_json()),
-            ).rowcount
-            if not added:
-                return False
-            for row in connection.execute("select function, triggers from subscriptions order by function").fetchall():
-                if any(matches(trigger, event, row["function"]) for trigger in json.loads(row["triggers"])):
-                    self._deliver(event, row["function"], state="waiting")
-        self.on_delivery()
-        return True
+            rows = connection.execute("select function, triggers from subscriptions order by function").fetchall()
+            waiting = [(row["function"], json.loads(row["triggers"])) for row in rows]
+            for event in events:
+                if not connection.execute(
+                    "insert into events (id, type, source, record) values (?, ?, ?, ?) on conflict (id) do nothing",
+                    (event.id, event.type, event.source, event.to_json()),
+                ).rowcount:
+                    continue
+                fresh.append(event)
+                for function, triggers in waiting:
+                    if any(matches(trigger, event, function) for trigger in triggers):
+                        self._deliver(event, function, state="waiting")
+        if fresh:
+            self.on_delivery()
+        return fresh
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that have been published."""
@@ -158,17 +176,37 @@ class Events:
                     "update deliveries set state = ?, error = ?, due = ?, owner = '' where id = ?",
                     (state, error, self._clock(), row["id"]),
                 )
+            self._bring_forward(connection)
         return [row["id"] for row in rows]
+
+    def _bring_forward(self, connection: sqlite3.Connection) -> None:
+        """No pause is longer than it was meant to be: the clock may have been set back while no station ran."""
+        at = self._clock()
+        rows = connection.execute(
+            "select d.id, d.due, d.attempts, s.backoff_s from deliveries d join subscriptions s on s.function = d.function "
+            "where d.state = 'waiting' and d.due > ?", (at,),
+        ).fetchall()  # fmt: skip
+        for row in rows:
+            latest = at + pause_s(row["backoff_s"], max(row["attempts"], 1))
+            if row["due"] > latest:
+                connection.execute("update deliveries set due = ? where id = ?", (latest, row["id"]))
 
     def claim(self) -> Claim | None:
         """Take the delivery that is next: of the function with the fewest calls now, the one that is due longest."""
-        with self._store.transaction() as connection:
-            row = connection.execute(
-                "select d.id from deliveries d where d.state = 'waiting' and d.due <= ? order by "
-                "(select count(*) from deliveries r where r.function = d.function and r.state = 'running'), d.due, d.seq limit 1",
-                (self._clock(),),
-            ).fetchone()
-            return None if row is None else self._take(row["id"])
+        if not self._heads():
+            return None
+        with self._store.transaction():
+            heads = self._heads()
+            return self._take(heads[0]["id"]) if heads else None
+
+    def _heads(self) -> list[dict[str, Any]]:
+        """The delivery of each function that is due longest; first that of the function with the fewest calls now."""
+        return self._store.all(
+            "select d.id from subscriptions s join deliveries d on d.seq = (select h.seq from deliveries h where "
+            "h.function = s.function and h.state = 'waiting' and h.due <= ? order by h.due, h.seq limit 1) order by "
+            "(select count(*) from deliveries r where r.function = s.function and r.state = 'running'), d.due, d.seq",
+            (self._clock(),),
+        )
 
     def claim_call(self, event: Event, function: str) -> Claim:
         """Store an event that is meant for one function which is called at once (by HTTP), and take its delivery."""

@@ -37,6 +37,8 @@ create table if not exists schedules (
 
 logger = logging.getLogger(__name__)
 
+BATCH = 200
+
 # cronsim takes the first of an hour that comes twice; a start this far back finds all that is due in the second one.
 FOLD = timedelta(hours=3)
 RECENT = timedelta(days=3)
@@ -124,11 +126,12 @@ def is_data(key: str) -> bool:
     return not name.startswith(".") and not name.endswith((".tmp", ".part", "~")) and "/." not in f"/{key}"
 
 
-@dataclass
+@dataclass(slots=True)
 class _Seen:
     etag: str
     since_s: float
     published: bool
+    scan: int
 
 
 class NewFiles:
@@ -141,12 +144,14 @@ class NewFiles:
         self._bucket = bucket
         self._clock = clock
         self._seen: dict[tuple[str, str], _Seen] = {}
+        self._scan = 0
         self._told: set[str] = set()
 
     def scan(self, triggers: Iterable[Mapping[str, Any]]) -> list[Event]:
         """Look once, and publish what has become whole. A bucket that is not there has no files."""
-        watched: dict[tuple[str, str], float] = {}
-        found: list[tuple[str, Object]] = []
+        at = self._clock()
+        self._scan += 1
+        fresh: list[tuple[str, Object]] = []
         by_storage: dict[str, list[Mapping[str, Any]]] = {}
         for trigger in triggers:
             by_storage.setdefault(trigger["storage"], []).append(trigger)
@@ -157,44 +162,45 @@ class NewFiles:
                     for trigger in own
                     if object.key.startswith(trigger["prefix"]) and object.key.endswith(trigger["suffix"])
                 ]
-                if settles and is_data(object.key):
-                    watched[storage, object.key] = max(settles)
-                    found.append((storage, object))
-        for gone in self._seen.keys() - watched.keys():
+                if settles and is_data(object.key) and self._is_whole(storage, object, at, max(settles)):
+                    fresh.append((storage, object))
+        for gone in [key for key, seen in self._seen.items() if seen.scan != self._scan]:
             del self._seen[gone]
-        return self._settled(found, watched)
+        return self._publish(sorted(fresh, key=lambda one: (one[0], one[1].key)))
 
-    def _objects(self, storage: str, prefixes: set[str]) -> list[Object]:
+    def _objects(self, storage: str, prefixes: set[str]) -> Iterator[Object]:
         """The files below the prefixes, each once."""
         roots = {
             prefix for prefix in prefixes if not any(prefix != other and prefix.startswith(other) for other in prefixes)
         }
-        found: dict[str, Object] = {}
-        for prefix in roots:
+        for prefix in sorted(roots):
             try:
-                found.update((object.key, object) for object in Folder(self._bucket(storage), "local").list(prefix))
+                yield from Folder(self._bucket(storage), "local").list(prefix)
             except NotFound:
                 continue
             except EkibenError as error:
                 if str(error) not in self._told:
                     self._told.add(str(error))
                     logger.warning("not all new data in %s is seen: %s", storage, error)
-        return [found[key] for key in sorted(found)]
 
-    def _settled(self, found: list[tuple[str, Object]], watched: Mapping[tuple[str, str], float]) -> list[Event]:
-        at = self._clock()
-        fresh = []
-        for storage, object in found:
-            seen = self._seen.get((storage, object.key))
-            if seen is None or seen.etag != object.etag:
-                self._seen[storage, object.key] = _Seen(object.etag, at, published=False)
-            elif not seen.published and at - seen.since_s >= watched[storage, object.key]:
-                fresh.append((storage, object))
-        events = [_landed(storage, object, self._bucket(storage)) for storage, object in fresh]
-        known = self._events.known([event.id for event in events])
-        published = [event for event in events if event.id not in known and self._events.publish(event)]
-        for storage, object in fresh:
-            self._seen[storage, object.key].published = True
+    def _is_whole(self, storage: str, object: Object, at: float, settle_s: float) -> bool:
+        """Has it not changed for `settle_s`, and is not published yet?"""
+        seen = self._seen.get((storage, object.key))
+        if seen is None or seen.etag != object.etag:
+            self._seen[storage, object.key] = _Seen(object.etag, at, published=False, scan=self._scan)
+            return False
+        seen.scan = self._scan
+        return not seen.published and at - seen.since_s >= settle_s
+
+    def _publish(self, fresh: list[tuple[str, Object]]) -> list[Event]:
+        """In batches: a transaction for each of ten thousand files takes long, one for all of them keeps the others waiting."""
+        published: list[Event] = []
+        for batch in (fresh[start : start + BATCH] for start in range(0, len(fresh), BATCH)):
+            events = [_landed(storage, object, self._bucket(storage)) for storage, object in batch]
+            known = self._events.known([event.id for event in events])
+            published += self._events.publish_all([event for event in events if event.id not in known])
+            for storage, object in batch:
+                self._seen[storage, object.key].published = True
         return published
 
 
