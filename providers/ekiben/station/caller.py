@@ -7,12 +7,12 @@ import json
 import logging
 import time
 from contextlib import suppress
-from email.utils import formatdate
 from random import getrandbits
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ekiben.errors import EkibenError, ProviderError, SpecError
 from ekiben.station import http1
+from ekiben.station.clock import http_date
 from ekiben.station.edge import Refused
 from ekiben.station.wire import to_body
 
@@ -64,7 +64,7 @@ class Call:
         if self.head is not None and self.head.method == b"HEAD":
             told, body = (b"" if b"Content-Length:" in lines else told), b""
         closes = b"" if connection.keeps else b"Connection: close\r\n"
-        head = b"%b%b%bDate: %b\r\n%b\r\n" % (http1.status_line(status), lines, told, _date(), closes)
+        head = b"%b%b%bDate: %b\r\n%b\r\n" % (http1.status_line(status), lines, told, http_date(), closes)
         connection.transport.write(head + body)
         connection.answered(self)
 
@@ -83,7 +83,7 @@ class Call:
         told = b"Content-Length: %d\r\n" % length if length >= 0 else b""
         coding = b"Transfer-Encoding: chunked\r\n" if self.chunked else b""
         closes = b"" if self.connection.keeps else b"Connection: close\r\n"
-        head = b"%b%b%b%bDate: %b\r\n%b\r\n" % (http1.status_line(status), lines, told, coding, _date(), closes)
+        head = b"%b%b%b%bDate: %b\r\n%b\r\n" % (http1.status_line(status), lines, told, coding, http_date(), closes)
         self.connection.transport.write(head)
 
     async def send(self, part: bytes) -> None:
@@ -118,13 +118,3 @@ def refuse(call: Call, error: BaseException) -> None:
         else:
             log.error("a call of %s failed", call.endpoint, exc_info=error)
             call.refuse(ProviderError("local", f"call {call.endpoint}", "the station failed", "Look at station.log"))
-
-
-def _date() -> bytes:
-    second = int(time.time())
-    if second != _stamp[0]:
-        _stamp[:] = second, formatdate(second, usegmt=True).encode()
-    return bytes(_stamp[1])
-
-
-_stamp: list[Any] = [0, b""]

@@ -19,8 +19,8 @@ from typing import Any
 from aiohttp import web
 
 from ekiben.errors import AccessDenied, EkibenError, NotFound, ProviderError, SpecError
-from ekiben.records import now
 from ekiben.station import tokens
+from ekiben.station.clock import now_ms
 from ekiben.station.store import Store
 from ekiben.station.wire import to_body
 
@@ -58,7 +58,7 @@ class AccessLog:
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._flush)
         self._lines.append(
-            f'{{"time":"{now()}","method":"{method}","path":{quoted(path)},"status":{status},"ms":{ms:.3f},'
+            f'{{"time":"{now_ms()}","method":"{method}","path":{quoted(path)},"status":{status},"ms":{ms:.3f},'
             f'"endpoint":{quoted(endpoint)},"revision":"{revision}","bytes":{size}}}\n'
         )
 

@@ -12,6 +12,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, cast
 
 from ekiben.errors import EkibenError, SpecError, Unavailable
@@ -20,26 +21,37 @@ from ekiben.station.caller import Call, refuse
 from ekiben.station.deadlines import Deadlines
 from ekiben.station.edge import AccessLog, Refused
 
-__all__ = ["Connection", "Front"]
+__all__ = ["Connection", "Front", "Limits"]
 
 CALLS = re.compile(rb"[A-Z]{1,20} /endpoints/")
-CONNECTIONS = 1024
-# More, for those who look after the station.
-SPARE = 64
-# Of all requests that are being read or answered.
-BODIES_BYTES = 256 * 1024 * 1024
-PIPELINED_BYTES = 64 * 1024
-HEAD_S = 15.0
-# A body has this long, and a second more for each so many bytes that came.
-BODY_S = 30.0
-BODY_BYTES_PER_S = 16 * 1024
-IDLE_S = 75.0
-STALLED_S = 30.0
-LINGER_S = 10.0
-LINGER_BYTES = 64 * 1024 * 1024
+# As nginx has it: the caller left before there was an answer.
 LEFT = 499
 FILES = 65_536
 BACKLOG = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What callers may use up. `spare` connections more are for those who look after the station."""
+
+    connections: int = 1024
+    spare: int = 64
+    bodies_bytes: int = 256 * 1024 * 1024
+    """Of all requests that are being read or answered."""
+    pipelined_bytes: int = 64 * 1024
+    head_s: float = 15.0
+    body_s: float = 30.0
+    """And a second more for each `body_bytes_per_s` that came."""
+    body_bytes_per_s: int = 16 * 1024
+    idle_s: float = 75.0
+    stalled_s: float = 30.0
+    """Without reading anything of an answer."""
+    linger_s: float = 10.0
+    linger_bytes: int = 64 * 1024 * 1024
+    """Read and dropped of a request that was refused, so that its caller gets to see why."""
+
+
+LIMITS = Limits()
 
 
 class Connection(asyncio.Protocol):
@@ -50,6 +62,7 @@ class Connection(asyncio.Protocol):
         self.keeps = True
         self.deadlines = front.deadlines
         self._front = front
+        self._limits = front.limits
         self._call: Call | None = None
         self._read: Callable[[], None] | None = self._read_head
         self._buffer = b""
@@ -64,21 +77,21 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one, and does not say so
         self._front.connections.add(self)
-        if self._front.crowd > CONNECTIONS + SPARE:
-            self._refuse(_busy(f"{CONNECTIONS} connections are open"), 503, {"Retry-After": "1"})
+        if self._front.crowd > self._limits.connections + self._limits.spare:
+            self._refuse(_busy(f"{self._limits.connections} connections are open"), 503, {"Retry-After": "1"})
         else:
-            self._within(IDLE_S, self.transport.close)
+            self._within(self._limits.idle_s, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         if self._lingered:
             self._lingered += len(data)
-            if self._lingered > LINGER_BYTES:
+            if self._lingered > self._limits.linger_bytes:
                 self.transport.abort()
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._read is not None:
             self._read()
-        elif len(self._buffer) > PIPELINED_BYTES and not self._paused:
+        elif len(self._buffer) > self._limits.pipelined_bytes and not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
@@ -95,7 +108,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._stalled = asyncio.get_running_loop().create_future()
-        self.deadlines.set(self._stalled, STALLED_S, self.transport.abort)
+        self.deadlines.set(self._stalled, self._limits.stalled_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
@@ -124,7 +137,7 @@ class Connection(asyncio.Protocol):
             return
         if self._lingered:
             # Closed with something unread, the kernel would take back what was sent.
-            self._within(LINGER_S, self.transport.abort)
+            self._within(self._limits.linger_s, self.transport.abort)
             self.transport.write_eof()
         elif not self.keeps or self._front.closing:
             self.transport.close()
@@ -136,12 +149,16 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         self._read, self._timed = self._read_head, False
-        self._within(IDLE_S, self.transport.close)
+        self._within(self._limits.idle_s, self.transport.close)
+        if self._buffer:
+            self._read_head()
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self._buffer:
-            self._read_head()
 
     def _read_head(self) -> None:
         data = self._buffer
@@ -151,9 +168,10 @@ class Connection(asyncio.Protocol):
             end = http1.head_of(data)
             if not end:
                 if not self._timed:  # from the head's first byte on, not from its last
-                    self._within(HEAD_S, self._too_slow)
+                    self._within(self._limits.head_s, self._too_slow)
                     self._timed = True
                 self._buffer = data
+                self._read_on()
                 return
             if not CALLS.match(data):
                 self._hand_over(data)
@@ -167,8 +185,8 @@ class Connection(asyncio.Protocol):
         self.keeps = head.keep_alive
         try:
             self._most = self._front.admit(call)
-            if self._front.crowd > CONNECTIONS:
-                raise Refused(_busy(f"{CONNECTIONS} connections are open"), 503, {"Retry-After": "1"})
+            if self._front.crowd > self._limits.connections:
+                raise Refused(_busy(f"{self._limits.connections} connections are open"), 503, {"Retry-After": "1"})
             if head.length > self._most:
                 raise _too_large(f"has {head.length} bytes", self._most)
         except Exception as error:
@@ -203,16 +221,19 @@ class Connection(asyncio.Protocol):
                 if data:
                     self._keep(data)
                 whole = self._size == length
-            if not whole and self._front.bodies_bytes - self._size > BODIES_BYTES:
-                raise Refused(_busy(f"{BODIES_BYTES} bytes of other requests are held"), 503, {"Retry-After": "1"})
+            if not whole and self._front.bodies_bytes - self._size > self._limits.bodies_bytes:
+                raise Refused(
+                    _busy(f"{self._limits.bodies_bytes} bytes of other requests are held"), 503, {"Retry-After": "1"}
+                )
         except Exception as error:
             self._fail(error, unread=True)
             return
         if whole:
             self._go(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         else:
+            self._read_on()
             began = time.perf_counter() - self._call.started
-            self._within(BODY_S + self._size / BODY_BYTES_PER_S - began, self._too_slow)
+            self._within(self._limits.body_s + self._size / self._limits.body_bytes_per_s - began, self._too_slow)
 
     def _keep(self, part: bytes) -> None:
         self._body.append(part)
@@ -256,6 +277,7 @@ class Connection(asyncio.Protocol):
             self.keeps = False
             self._lingered = 1
             self._buffer = b""
+            self._read_on()
         refuse(call, error)
 
     def _within(self, seconds: float, late: Callable[[], None]) -> None:
@@ -272,8 +294,9 @@ class Front:
         answer: Callable[[Call], Coroutine[Any, Any, None]],
         access: AccessLog,
         rest: Callable[[], asyncio.Protocol],
+        limits: Limits = LIMITS,
     ) -> None:
-        self.admit, self.answer, self.rest = admit, answer, rest
+        self.admit, self.answer, self.rest, self.limits = admit, answer, rest, limits
         self.loop = asyncio.get_running_loop()
         self.deadlines = Deadlines()
         self.connections: set[Connection] = set()

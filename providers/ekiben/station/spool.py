@@ -27,6 +27,7 @@ from typing import Any
 
 from ekiben.predictions import key
 from ekiben.records import now
+from ekiben.station.clock import now_ms
 
 __all__ = ["Answered", "Spool"]
 
@@ -63,7 +64,7 @@ class Answered:
         response_bytes = -1 if self.response is None else len(self.response)
         # By hand, because it is on the way of every answer: the standard library's encoder takes three times as long.
         return (
-            f'{{"id":"{self.id}","time":"{_now()}","endpoint":"{self.endpoint}","revision":"{self.revision}",'
+            f'{{"id":"{self.id}","time":"{now_ms()}","endpoint":"{self.endpoint}","revision":"{self.revision}",'
             f'"model_version":"{self.model_version}","route":{quoted(self.route)},"status":{self.status},'
             f'"latency_ms":{self.latency_ms:.3f},"request":{quoted(request)},"response":{quoted(response)},'
             f'"request_bytes":{len(self.request)},"response_bytes":{response_bytes},'
@@ -272,13 +273,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _now() -> str:
-    at = time.time()
-    if (second := int(at)) != _second[0]:
-        _second[:] = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-    return f"{_second[1]}.{int(at % 1 * 1000):03d}Z"
-
-
-_second: list[Any] = [0, ""]

@@ -1,0 +1,398 @@
+"""The station's socket under callers that are hostile, slow, many, or odd: raw bytes in, raw bytes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ekiben.records import ModelVersion
+from ekiben.station import front
+
+from .conftest import Station, bento, sent, to_zero, until, version
+
+BODY = b'{"x": 3}'
+
+
+class Raw:
+    """A connection, and answers read from it as they were written."""
+
+    def __init__(self, host: Station) -> None:
+        port = int(host.client.url.rpartition(":")[2])
+        self.token = (host.state_dir / "token").read_text()
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def head(self, target: str, *lines: str, method: str = "POST", minor: int = 1) -> bytes:
+        given = [
+            f"{method} {target} HTTP/1.{minor}",
+            "Host: localhost",
+            f"Authorization: Bearer {self.token}",
+            *lines,
+            "",
+            "",
+        ]
+        return "\r\n".join(given).encode("latin-1")
+
+    def request(self, name: str, route: str = "predict", body: bytes = BODY, *lines: str) -> bytes:
+        return self.head(f"/endpoints/{name}/{route}", f"Content-Length: {len(body)}", *lines) + body
+
+    def send(self, data: bytes) -> Raw:
+        self.socket.sendall(data)
+        return self
+
+    def answer(self, *, bodiless: bool = False) -> tuple[int, dict[str, str], bytes]:
+        first = self.file.readline()
+        match = re.fullmatch(rb"HTTP/1\.1 (\d{3}) [ -~]+\r\n", first)
+        assert match, first
+        headers: dict[str, str] = {}
+        while (line := self.file.readline()) != b"\r\n":
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        if bodiless:
+            return int(match[1]), headers, b""
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(self.file.readline(), 16):
+                body += self.file.read(size)
+                assert self.file.read(2) == b"\r\n"
+            assert self.file.readline() == b"\r\n"
+        elif "content-length" in headers:
+            body = self.file.read(int(headers["content-length"]))
+        else:
+            body = self.file.read()
+        return int(match[1]), headers, body
+
+    def closed(self) -> bool:
+        """Nothing more comes. (A connection that is broken off has ended, too.)"""
+        with suppress(ConnectionResetError):
+            return self.file.read() == b""
+        return True
+
+
+@pytest.fixture(scope="module")
+def api(host: Station, doubling: ModelVersion) -> Station:
+    host.released("api", doubling, max_request_bytes=100_000, concurrency=64)
+    return host
+
+
+def test_calls_and_all_else_take_turns_on_connections(api: Station) -> None:
+    with Raw(api) as raw:
+        for _ in range(3):
+            status, headers, body = raw.send(raw.request("api")).answer()
+            assert (status, body) == (200, b"6.0")
+            assert "connection" not in headers
+        assert raw.send(raw.head("/livez", method="GET")).answer()[0] == 200
+        assert raw.closed()  # who comes after aiohttp would be read by it
+    with Raw(api) as raw:
+        status, headers, _ = raw.send(raw.head("/livez", method="GET") + raw.request("api")).answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert raw.closed()
+
+
+def test_requests_that_come_together_or_in_pieces_are_answered_in_order(api: Station) -> None:
+    with Raw(api) as raw:
+        bodies = [json.dumps({"x": x}).encode() for x in range(20)]
+        raw.send(b"".join(raw.request("api", "predict", body) for body in bodies))
+        assert [raw.answer()[2] for _ in bodies] == [f"{2.0 * x}".encode() for x in range(20)]
+        chunks = raw.head("/endpoints/api/predict", "Transfer-Encoding: chunked")
+        chunks += b"3\r\n" + BODY[:3] + b"\r\n5;a\r\n" + BODY[3:] + b"\r\n0\r\nX: 1\r\n\r\n"
+        for byte in b"\r\n" + raw.request("api") + chunks + raw.request("api", "predict", b'{"x": 7}'):
+            raw.send(bytes([byte]))
+        assert [raw.answer()[2] for _ in range(3)] == [b"6.0", b"6.0", b"14.0"]
+
+
+def test_an_old_caller_and_one_who_asks_first_are_served(api: Station) -> None:
+    with Raw(api) as raw:
+        raw.send(raw.head("/endpoints/api/stream", "Content-Length: 13", minor=0) + b'{"count":  5}')
+        status, headers, body = raw.answer()
+        assert (status, body) == (200, b"0\n1\n2\n3\n4\n")
+        assert "transfer-encoding" not in headers
+    with Raw(api) as raw:
+        raw.send(raw.head("/endpoints/api/predict", f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
+        assert raw.answer(bodiless=True)[0] == 100
+        assert raw.send(BODY).answer()[2] == b"6.0"
+        raw.send(raw.head("/endpoints/api/predict", "Content-Length: 999999", "Expect: 100-continue"))
+        assert raw.answer()[0] == 413
+    with Raw(api) as raw:
+        status, headers, _ = raw.send(raw.head("/endpoints/api/livez", method="HEAD")).answer(bodiless=True)
+        assert status in (200, 405)
+        assert raw.send(raw.request("api")).answer()[2] == b"6.0"
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "expected"),
+    [
+        (["Content-Length: 8", "Transfer-Encoding: chunked"], b"0\r\n\r\n", 400),
+        (["Content-Length: 8", "Content-Length: 8"], BODY, 400),
+        (["Content-Length: 8", "X: a\r\n folded"], BODY, 400),
+        (["Content-Length: 8 "], BODY, 200),
+        (["Content-Length : 8"], BODY, 400),
+        (["Transfer-Encoding: gzip, chunked"], b"0\r\n\r\n", 501),
+        (["Transfer-Encoding: chunked"], b"8\r\n" + BODY + b"0\r\n\r\n", 400),
+        (["Transfer-Encoding: chunked"], b"zz\r\n", 400),
+        (["X: a\nY: b"], b"", 400),
+        (["X: " + "a" * 40_000], b"", 431),
+        ([f"X-{number}: a" for number in range(200)], b"", 431),
+        (["Host: other"], b"", 400),
+    ],
+)
+def test_what_could_smuggle_a_request_is_refused_and_the_connection_closed(
+    api: Station, lines: list[str], body: bytes, expected: int
+) -> None:
+    with Raw(api) as raw:
+        raw.send(raw.head("/endpoints/api/predict", *lines) + body)
+        status, headers, said = raw.answer()
+        assert status == expected
+        if expected != 200:
+            assert json.loads(said)["error"]["message"].startswith("The request is not taken: ")
+            assert headers["connection"] == "close"
+            with suppress(OSError):
+                raw.send(raw.request("api"))  # what comes after it is not read as a request
+            assert raw.closed()
+    assert sent(api.call("api")) == 6.0
+
+
+def test_nothing_of_a_call_that_is_not_allowed_is_read_as_another(api: Station) -> None:
+    hidden = b"POST /endpoints/api/predict HTTP/1.1\r\n\r\n"
+    for target, status in (("/endpoints/nobody/x", 404), ("/endpoints/api@nobody/x", 404)):
+        with Raw(api) as raw:
+            raw.send(raw.head(target, f"Content-Length: {len(hidden)}") + hidden)
+            assert raw.answer()[0] == status
+    with Raw(api) as raw:
+        raw.token = "wrong"
+        raw.send(raw.head("/endpoints/api/predict", f"Content-Length: {len(hidden)}") + hidden)
+        assert raw.answer()[0] == 401
+        assert raw.closed()
+    with Raw(api) as raw:
+        raw.send(raw.request("api").replace(b"Host: localhost", b"Host: evil.example"))
+        status, _, body = raw.answer()
+        assert (status, b"evil.example" in body) == (403, True)
+
+
+def test_a_body_that_is_too_large_is_answered_though_it_still_comes_and_the_answer_says_how_large(api: Station) -> None:
+    with Raw(api) as raw:
+        raw.send(raw.request("api", "predict", b"x" * 3_000_000))
+        status, _, body = raw.answer()
+        assert status == 413
+        assert "has 3000000 bytes, and the endpoint takes 100000" in json.loads(body)["error"]["message"]
+    with Raw(api) as raw:
+        raw.send(raw.head("/endpoints/api/predict", "Transfer-Encoding: chunked"))
+        with suppress(OSError):
+            for _ in range(200):
+                raw.send(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
+        status, _, body = raw.answer()
+        assert (status, b"and the endpoint takes 100000" in body) == (413, True)
+
+
+def test_a_caller_who_leaves_while_it_is_held_gives_its_place_back(host: Station, doubling: ModelVersion) -> None:
+    host.released("leave", doubling, concurrency=1, max_instances=1, max_queue=1)
+
+    def held() -> bool:
+        return 'ekiben_endpoint_held{endpoint="leave"} 1\n' in host.client.send("GET", "/metrics").body.decode()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(host.call, "leave", "pid", {"sleep_s": 3})
+        until(lambda: host.call("leave", "pid", {}).status in (200, 503) and not running.done(), "it is busy")
+        for _ in range(3):
+            with Raw(host) as raw:
+                raw.send(raw.request("leave"))
+                until(held, "it is held")
+            until(lambda: not held(), "its place is free")
+        assert running.result().status == 200
+    lines = [json.loads(line) for line in (host.state_dir / "access.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines if line["endpoint"] == "leave"].count(front.LEFT) == 3
+    shown = host.client.request("GET", "/v1/endpoints/leave/metrics")["metrics"][0]
+    assert shown["errors"] <= 1  # of the one that was refused while we looked
+
+
+def test_a_stream_waits_for_a_slow_reader_and_holds_no_more_than_a_buffer(
+    host: Station, doubling: ModelVersion
+) -> None:
+    host.released("slow-reader", doubling)
+    with Raw(host) as raw:
+        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.send(raw.request("slow-reader", "stream", b'{"count": 3000000}'))
+        assert raw.file.readline() == b"HTTP/1.1 200 OK\r\n"
+        before = resident_kib(host)
+        assert sent(host.call("slow-reader")) == 6.0
+        # 20 MB are waiting to be read.
+        assert resident_kib(host) - before < 8_000
+
+
+def resident_kib(host: Station) -> int:
+    text = Path(f"/proc/{host.pid()}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
+
+
+def test_500_callers_at_zero_instances_are_all_answered_in_bounded_memory(
+    host: Station, doubling: ModelVersion
+) -> None:
+    id = host.released("many", doubling, idle_s=1, max_queue=300, concurrency=32, max_instances=2, hold_s=120)
+    to_zero(host, "many")
+    before = resident_kib(host)
+    raws = [Raw(host) for _ in range(500)]
+    try:
+        for number, raw in enumerate(raws):
+            raw.send(raw.request("many", "predict", json.dumps({"x": number, "pad": "y" * 2000}).encode()))
+        answers = [raw.answer() for raw in raws]
+    finally:
+        for raw in raws:
+            raw.__exit__()
+    statuses = Counter(status for status, _, _ in answers)
+    assert sum(statuses.values()) == 500
+    assert set(statuses) <= {200, 400, 422, 503}
+    assert statuses[503] <= 200
+    for number, (status, headers, body) in enumerate(answers):
+        if status == 503:
+            assert int(headers["retry-after"]) >= 1
+        elif status == 200:
+            assert body == f"{2.0 * number}".encode()
+    assert resident_kib(host) - before < 40_000
+    shown = host.client.request("GET", "/v1/endpoints/many/metrics")["metrics"][0]
+    assert (shown["revision"], shown["requests"]) == (id, 500)
+
+
+def test_more_connections_than_are_taken_are_told_to_come_again_and_those_who_look_after_it_get_in(
+    api: Station,
+) -> None:
+    idle = [Raw(api) for _ in range(front.LIMITS.connections)]
+    try:
+        with Raw(api) as raw:
+            status, headers, _ = raw.send(raw.request("api")).answer()
+            assert (status, headers["retry-after"]) == (503, "1")
+        assert api.client.request("GET", "/v1/endpoints/api/revisions")
+        more = [Raw(api) for _ in range(front.LIMITS.spare)]
+        try:
+            with Raw(api) as raw:
+                assert raw.answer()[0] == 503
+        finally:
+            for raw in more:
+                raw.__exit__()
+    finally:
+        for raw in idle:
+            raw.__exit__()
+    until(lambda: api.call("api").status == 200, "there is room again")
+
+
+def test_a_worker_that_leaks_is_replaced_and_no_request_is_lost(host: Station, doubling: ModelVersion) -> None:
+    host.released("leaks", doubling, resources={"memory_mib": 300}, concurrency=8, max_instances=3, timeout_s=30)
+    pids: set[int] = set()
+    failed: list[Any] = []
+    enough = threading.Event()
+
+    def call(number: int) -> None:
+        while not enough.is_set():
+            answer = host.call("leaks", "allocate", {"mib": 8}) if number == 0 else host.call("leaks")
+            if answer.status != 200:
+                failed.append((answer.status, answer.body))
+                return
+            if number == 0:
+                pids.add(answer.json())
+
+    with ThreadPoolExecutor(6) as pool:
+        calling = [pool.submit(call, number) for number in range(6)]
+        try:
+            until(lambda: len(pids) >= 3 or failed, "two workers were replaced")
+        finally:
+            enough.set()
+        for one in calling:
+            one.result()
+    assert failed == []
+
+
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 502),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 502),
+        ("nonsense\r\n\r\n", 502),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", 200),
+        ("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n", 201),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204),
+    ],
+)
+def test_an_answer_that_is_none_is_the_models_failure_and_gets_no_further(
+    host: Station, odd_worker: Callable[[str], str], written: str, status: int
+) -> None:
+    name = odd_worker(written)
+    with Raw(host) as raw:
+        got, headers, body = raw.send(raw.request(name)).answer(bodiless=status == 204)
+        assert got == status
+        assert body == (b"abc" if status == 200 else body)
+        assert "evil" not in body.decode()
+        assert "link" not in headers
+        if status < 400:
+            assert raw.send(raw.request(name)).answer(bodiless=status == 204)[0] == status
+
+
+ODD = """
+import os
+from pathlib import Path
+
+written = (Path(__file__).parent / "model" / "factor.json").read_text()
+READY = b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n"
+
+def serve_oddly():
+    # In the worker that this module is imported in: answer on the socket that listens here already.
+    import json, socket, stat, threading
+    for fd in range(3, 64):
+        try:
+            found = socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(os.fstat(fd).st_mode) else None
+        except OSError:
+            continue
+        if found is not None and found.family == socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            break
+    found.setblocking(True)
+
+    def answer(connection):
+        with connection:
+            while data := connection.recv(65536):
+                connection.sendall(READY if b"/readyz" in data else json.loads(written).encode())
+
+    while True:
+        threading.Thread(target=answer, args=(found.accept()[0],), daemon=True).start()
+
+serve_oddly()
+"""
+
+
+@pytest.fixture
+def odd_worker(host: Station, tmp_path: Path) -> Callable[[str], str]:
+    """An endpoint whose worker writes these bytes for an answer."""
+
+    def make(written: str) -> str:
+        of = version(11, bento(tmp_path, factor=written, service=ODD))  # type: ignore[arg-type]
+        name = f"odd-{of.digest[:8]}"
+        host.released(name, of, timeout_s=10)
+        return name
+
+    return make
+
+
+def test_after_the_station_was_killed_nobody_holds_its_port(station: Station, doubling: ModelVersion) -> None:
+    station.released("api", doubling)
+    with Raw(station) as raw:
+        raw.send(raw.request("api")).answer()
+        os.kill(station.pid(), signal.SIGKILL)
+        assert raw.closed()
+    station.start()
+    until(lambda: station.call("api").status == 200)
