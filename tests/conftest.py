@@ -30,7 +30,7 @@ settings.load_profile("ekiben")
 
 # The tests of these folders share what takes long to make.
 RIG = "tests/conformance/"
-TOGETHER = (RIG, "tests/example/")
+TOGETHER = (RIG, "tests/example/", "tests/new/test_project.py")
 
 
 class Scheduling(LoadScopeScheduling):

@@ -1,0 +1,192 @@
+"""From a wheel to a project that works: installed elsewhere, written, locked, tested, demonstrated, and taken through its CI."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from ekiben.cli import new
+from tests.fakes.forge import Forge, forge
+from tests.new.test_ci import GITHUB, GITLAB
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+INSIDE = "ekiben/template/"
+
+
+def build(kind: str, source: Path, into: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(into)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
+    (made,) = into.iterdir()
+    return made
+
+
+class Project(NamedTuple):
+    """A project that `ekiben new` of an installed wheel wrote, outside this repository."""
+
+    folder: Path
+    wheel: Path
+
+    def sh(self, script: str, **environment: str) -> str:
+        """What a script says, run as CI runs it. Fails the test when it fails."""
+        keep = {
+            name: value for name, value in os.environ.items() if not name.startswith(("EKIBEN_", "PULUMI_", "GITHUB_"))
+        }
+        # No tool of this repository's environment, and the versions that it was tested with: they are in uv's cache.
+        path = [each for each in keep.pop("PATH").split(os.pathsep) if Path(each) != BIN]
+        tools = self.wheel.parents[1] / "tools"
+        done = subprocess.run(
+            ["bash", "-e", "-c", script],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=800,
+            env={
+                **{name: value for name, value in keep.items() if name != "VIRTUAL_ENV"},
+                "PATH": os.pathsep.join([str(tools), *path]),
+                "PYTHON": sys.executable,
+                "UV_FIND_LINKS": str(self.wheel.parent),
+                "UV_CONSTRAINT": str(ROOT / "requirements.lock"),
+                **environment,
+            },
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    wheel = build("wheel", ROOT, elsewhere / "dist")
+    uv = shutil.which("uv") or str(BIN / "uv")
+    (elsewhere / "tools").mkdir()
+    (elsewhere / "tools" / "uv").symlink_to(uv)
+    alone = Project(elsewhere, wheel)
+    # The core, without an extra: that is all it takes to write a project.
+    alone.sh(
+        f'uv venv -q --python "{sys.executable}" installed && uv pip install -q --python installed/bin/python ekiben'
+    )
+    assert alone.sh("installed/bin/ekiben new shop") == "cd shop && make test\nmake demo\n"
+    return Project(elsewhere / "shop", wheel)
+
+
+@pytest.fixture(scope="module")
+def github() -> Any:
+    return yaml.safe_load(GITHUB.read_text("utf-8"))["jobs"]
+
+
+@pytest.fixture(scope="module")
+def gitlab() -> Any:
+    return yaml.safe_load(GITLAB.read_text("utf-8"))
+
+
+@pytest.fixture
+def there() -> Iterator[Forge]:
+    with forge() as server:
+        yield server
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_wheel_and_source_carry_what_the_checkout_has(project: Project, tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", ROOT, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.glob("ekiben-*")
+    for wheel in (project.wheel, build("wheel", unpacked, tmp_path / "again")):
+        with zipfile.ZipFile(wheel) as archive:
+            carried = {
+                name.removeprefix(INSIDE): archive.read(name) for name in archive.namelist() if name.startswith(INSIDE)
+            }
+        assert carried == {path: source.read_bytes() for path, source in new.template().items()}
+
+
+def test_what_the_wheel_writes_is_what_the_checkout_writes(project: Project, tmp_path: Path) -> None:
+    new.write(tmp_path / "shop")
+    assert {path: files(project.folder).get(path) for path in new.template()} == files(tmp_path / "shop")
+
+
+def test_its_own_ci_lints_and_tests_it(project: Project, github: Any) -> None:
+    said = [project.sh(step["run"]) for step in github["test"]["steps"] if "run" in step]
+    assert "no issues found" in said[0]
+    assert re.search(r"^tests/example/test_platform.py \.", said[1], re.MULTILINE), "it stood up"
+    assert re.fullmatch(r"=+ \d+ passed in .*", said[1].splitlines()[-1]), "none failed, none was skipped, none warned"
+    lock = (project.folder / "requirements.lock").read_text("utf-8")
+    assert "make lock" in lock.splitlines()[1]
+    assert str(project.folder.parent) not in lock, "a lock names no machine's folders"
+    assert re.search(r"^ekiben==\S+ \\\n    --hash=sha256:", lock, re.MULTILINE)
+
+
+def test_the_demo(project: Project) -> None:
+    said = project.sh("make demo")
+    assert "employment:1 is approved." in said
+    assert "Done in" in said
+    assert "nothing left" in project.sh("make clean-demo")
+
+
+def test_a_pull_request_on_github_gets_one_comment(project: Project, github: Any, there: Forge, tmp_path: Path) -> None:
+    outputs, summary = tmp_path / "outputs", tmp_path / "summary"
+    given = {"GITHUB_OUTPUT": str(outputs), "GITHUB_STEP_SUMMARY": str(summary)}
+    (step,) = [step for step in github["stack"]["steps"] if "run" in step]
+    said = project.sh(step["run"], STACK="local", **given)
+    assert "::notice title=up is skipped::The stack local is a machine of your own" in said
+    assert outputs.read_text() == "name=local\nprovider=local\n"
+
+    known = {
+        "needs.stack.outputs.name": "local",
+        "github.event.pull_request.head.sha": "4f2c",
+        "vars.PULUMI_BACKEND_URL": "",
+        "github.token": there.github["GITHUB_TOKEN"],
+        "github.event.pull_request.number": there.github["PULL_REQUEST"],
+    }
+    steps = [step for step in github["preview"]["steps"] if "run" in step]
+    for step in [*steps, steps[-1]]:
+        values = {name: known[text[3:-2].strip()] for name, text in step.get("env", {}).items()}
+        address = {name: there.github[name] for name in ("GITHUB_API_URL", "GITHUB_REPOSITORY")}
+        project.sh(step["run"], **given, **address, **values)
+    assert [line.split()[0] for line in there.seen] == ["GET", "POST", "GET", "PATCH"]
+    check(there.comments[1], "4f2c")
+    assert summary.read_text().startswith("<!-- ekiben preview of local -->\n### Preview of `local`: 13 to create\n")
+
+
+def test_a_merge_request_on_gitlab_gets_one_comment(project: Project, gitlab: Any, there: Forge) -> None:
+    def job(name: str, **more: str) -> str:
+        script = [*gitlab[".stack"]["before_script"], *gitlab[name]["script"]]
+        return project.sh("\n".join(script), EKIBEN_STACK="local", CI_COMMIT_SHA="4f2c", **more)
+
+    assert "13 to create" in job("preview", **there.gitlab)
+    check(there.comments[1], "4f2c")
+    assert "Skipped: the stack local is a machine of your own" in job("up")
+    assert not (project.folder / ".ekiben" / "local").exists(), "neither a preview nor what is skipped starts a station"
+
+
+def check(comment: str, commit: str) -> None:
+    """What a reviewer sees."""
+    assert "| create | Endpoint | employment-api |  |" in comment
+    assert "Cost: nothing. It runs on a machine of your own, and nobody bills it." in comment
+    assert comment.rstrip().endswith(f"Of commit {commit}.")
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"), [("github-workflows", GITHUB), ("gitlab-ci", GITLAB)], ids=["github", "gitlab"]
+)
+def test_the_ci_files_are_what_their_schemas_say(project: Project, schema: str, path: Path) -> None:
+    transform = "--data-transform gitlab-ci" if schema == "gitlab-ci" else ""
+    tool = "env -u UV_CONSTRAINT uv tool run -q --from check-jsonschema==0.39.0 check-jsonschema"
+    assert "ok" in project.sh(
+        f"{tool} --builtin-schema vendor.{schema} {transform} {path.relative_to(ROOT / 'template')}"
+    )
