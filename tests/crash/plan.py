@@ -30,7 +30,7 @@ PHASES = (
     Phase("events", {"station": 2.0, "call": 1.0}),
     Phase("rollback", {**SERVING, "command": 0.7}),
     Phase("change", {**ENGINE, **SERVING}, engine=True),
-    Phase("destroy", {**ENGINE, "station": 2.0}, engine=True),
+    Phase("destroy", {"engine": 3.0, "plugin": 1.5, "command": 3.5, "station": 2.0}, engine=True),
 )
 MAKING_S = 0.8
 EXTRA = 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import sys
 import zipfile
 from importlib.metadata import version as installed
@@ -13,7 +15,7 @@ import pytest
 from ekiben.errors import ModelFailed, SpecError
 from ekiben.specs import EndpointSpec
 from ekiben.station.bentos import Plan
-from ekiben.station.environments import interpreter, modules, requirements, unmet
+from ekiben.station.environments import FRESH_S, interpreter, modules, requirements, unmet
 from ekiben.station.parents import Parents
 from ekiben.station.workers import Pool
 
@@ -77,6 +79,24 @@ def test_another_environment_is_made_once_and_whole(tmp_path: Path) -> None:
     with pytest.raises(ModelFailed, match=r"(?s)uv pip.*ekiben-probe==2\.0"):
         interpreter(lock, cache=tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / "environments").iterdir()] == [python.parents[1].name]
+
+
+def test_what_a_killed_station_left_half_made_is_swept_unless_its_installer_is_still_at_work(tmp_path: Path) -> None:
+    wheel(tmp_path)
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(f"--no-index\n--find-links {tmp_path}\nekiben-probe==1.0\n")
+    home = tmp_path / "environments"
+    for name, age_s in ((".left.1", FRESH_S + 1), (".held.2", FRESH_S + 1), (".new.3", 0)):
+        (home / name / "lib").mkdir(parents=True)
+        then = home.stat().st_mtime - age_s
+        os.utime(home / name, (then, then))
+    held = os.open(home / ".held.2", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        python = interpreter(lock, cache=tmp_path)
+    finally:
+        os.close(held)
+    assert sorted(path.name for path in home.iterdir()) == [".held.2", ".new.3", python.parents[1].name]
 
 
 def test_the_parent_imports_what_the_source_imports_but_for_its_own_and_the_standard_librarys(tmp_path: Path) -> None:

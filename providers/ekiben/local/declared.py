@@ -244,7 +244,7 @@ def _delete_station(state_dir: Path) -> None:
             "Delete it by hand if it is not needed",
         )  # fmt: skip
     # The database goes last: until then the folder is known as a station's, and deleting can be tried again.
-    for path in sorted(state_dir.iterdir(), key=lambda path: path.name.startswith("station.db")):
+    for path in sorted(state_dir.iterdir(), key=lambda path: path.name == "station.db"):
         if path.name == "buckets":
             for hidden in path.glob(".*"):
                 _remove(hidden)

@@ -6,6 +6,7 @@ The interpreter that runs the station is used when it has every pin; else an env
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import importlib.metadata
 import logging
@@ -14,6 +15,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import platformdirs
@@ -24,6 +26,8 @@ from ekiben.errors import ModelFailed, NotFound, SpecError
 __all__ = ["find_uv", "interpreter", "lock_of", "modules", "requirements", "unmet"]
 
 INSTALL_S = 1800.0
+# Who makes one has locked it before it is this old.
+FRESH_S = 5.0
 TAIL_LINES = 20
 log = logging.getLogger("ekiben.station")
 
@@ -114,35 +118,57 @@ def find_uv(operation: str) -> str:
 def _make(home: Path, name: str, lock: Path) -> None:
     uv = find_uv("make the environment of a bento")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in home.glob(".*"):
+        _sweep(left)
     fresh = home / f".{name}.{secrets.token_hex(4)}"
-    env = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    fresh.mkdir()
+    held = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)
         for command in (
             [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(fresh)],
             [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", str(fresh / "bin" / "python"), str(lock)],
         ):
-            try:
-                done = subprocess.run(
-                    command,
-                    capture_output=True,
-                    text=True,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    timeout=INSTALL_S,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise ModelFailed(f"local: cannot install {lock}: it took longer than {INSTALL_S:g} s.") from error
-            if done.returncode:
-                raise ModelFailed(
-                    f"local: cannot install {lock}: `uv {command[1]}` failed. "
-                    "Check that each is pinned (name==version) and that the package index can be reached.",
-                    tail="\n".join(done.stderr.splitlines()[-TAIL_LINES:]),
-                )
+            _install(command, lock, held)
         try:
             fresh.rename(home / name)
         except OSError:
             if not (home / name).exists():  # else another deployment was quicker
                 raise
     finally:
+        os.close(held)
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _install(command: list[str], lock: Path, held: int) -> None:
+    """Run uv. It holds the lock on the folder, too: so nobody sweeps that before it has ended."""
+    env = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, timeout=INSTALL_S, check=False,
+            pass_fds=[held],
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise ModelFailed(f"local: cannot install {lock}: it took longer than {INSTALL_S:g} s.") from error
+    if done.returncode:
+        raise ModelFailed(
+            f"local: cannot install {lock}: `uv {command[1]}` failed. "
+            "Check that each is pinned (name==version) and that the package index can be reached.",
+            tail="\n".join(done.stderr.splitlines()[-TAIL_LINES:]),
+        )
+
+
+def _sweep(left: Path) -> None:
+    """Delete a half-made environment, unless somebody is at work on it: its lock, or its age, says so."""
+    try:
+        held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        if time.time() - left.stat().st_mtime > FRESH_S:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    except OSError:
+        return
+    finally:
+        os.close(held)
