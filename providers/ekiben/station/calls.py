@@ -15,6 +15,7 @@ from typing import Any
 
 from ekiben.records import Event, now
 from ekiben.station import processes
+from ekiben.station.output import Pump
 
 __all__ = ["MARK", "Log", "Outcome", "call"]
 
@@ -23,28 +24,43 @@ MARK = "EKIBEN_DELIVERY"
 TICK_S = 0.2
 GRACE_S = 3.0
 LOG_BYTES = 4 * 1024 * 1024
-LINE_BYTES = 16 * 1024
+PRINTED_BYTES = 1024 * 1024
 RESULT_BYTES = 4 * 1024 * 1024
 
 
 class Log:
-    """A function's log: lines with their time and delivery. Of two files the older is dropped as the newer is full."""
+    """A function's log: lines with their time and delivery. Of two files the older is dropped as the newer is full.
+
+    A full disk costs lines, never a call: how much was lost is told as soon as there is room.
+    """
 
     def __init__(self, path: Path, limit_bytes: int = LOG_BYTES) -> None:
         self.path = path
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
+        self._lost_bytes = 0
 
     def write(self, delivery: str, text: str) -> None:
         """Add a line."""
-        line = f"{now()} {delivery} {text}\n".encode(errors="replace")
+        self.add(delivery, f"{text}\n".encode(errors="replace"))
+
+    def add(self, delivery: str, block: bytes) -> None:
+        """Add lines, each with its newline."""
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(line)
-                full = file.tell() > self._limit_bytes
-            if full:
-                os.replace(self.path, self._older)
+            mark = f"{now()} {delivery} ".encode()
+            lines = mark + block[:-1].replace(b"\n", b"\n" + mark) + b"\n"
+            if self._lost_bytes:
+                said = b"ekiben: the disk was full, and %d bytes of the log are lost here\n" % self._lost_bytes
+                lines = b"\n" + mark + said + lines
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("ab", buffering=0) as file:
+                    self._lost_bytes = len(lines) - file.write(lines)
+                    full = file.tell() > self._limit_bytes
+                if full:
+                    os.replace(self.path, self._older)
+            except OSError:
+                self._lost_bytes += len(block)
 
     def read(self) -> str:
         """All of it, oldest first."""
@@ -86,31 +102,39 @@ async def call(
     result = folder / f"{delivery}.json"
     result.unlink(missing_ok=True)
     child_env = processes.child_env({**env, MARK: delivery, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"})
-    process = await asyncio.create_subprocess_exec(
-        str(python), "-P", str(Path(__file__).with_name("handler.py")), str(bundle), str(result),
-        cwd=bundle, env=child_env, start_new_session=True, limit=LINE_BYTES,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    read, printed = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            str(python), "-P", str(Path(__file__).with_name("handler.py")), str(bundle), str(result),
+            cwd=bundle, env=child_env, start_new_session=True,
+            stdin=asyncio.subprocess.PIPE, stdout=printed, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+    except BaseException:
+        os.close(read)
+        raise
+    finally:
+        os.close(printed)
     assert process.stdin is not None
-    assert process.stdout is not None
     processes.spare_the_host(process.pid)
-    pump = asyncio.create_task(_pump(process.stdout, delivery, log))
+    pump = Pump(read, lambda block: log.add(delivery, block), PRINTED_BYTES)
     try:
         process.stdin.write(event.to_json().encode() + b"\n")
         stopped = await _watch(process, timeout_s, memory_mib)
     finally:
         # After the main process, too: what it started has no one to answer to.
-        processes.end(process.pid)
-        await asyncio.to_thread(processes.kill_marked, MARK, delivery)
+        await asyncio.to_thread(_end, process.pid, delivery)
         await process.wait()
         process.stdin.close()
-        await asyncio.wait([pump], timeout=GRACE_S)
-        pump.cancel()
-    outcome = Outcome(error=stopped) if stopped else _read(result, process.returncode or 0)
-    result.unlink(missing_ok=True)
+        await asyncio.to_thread(pump.join, GRACE_S)
+    outcome = Outcome(error=stopped) if stopped else await asyncio.to_thread(_read, result, process.returncode or 0)
     if outcome.error:
-        log.write(delivery, f"failed: {outcome.error}")
+        await asyncio.to_thread(log.write, delivery, f"failed: {outcome.error}")
     return outcome
+
+
+def _end(pid: int, delivery: str) -> None:
+    processes.end(pid)
+    processes.kill_marked(MARK, delivery)
 
 
 async def _watch(process: asyncio.subprocess.Process, timeout_s: float, memory_mib: int) -> str:
@@ -125,10 +149,14 @@ async def _watch(process: asyncio.subprocess.Process, timeout_s: float, memory_m
             return f"it ran past its time limit of {timeout_s:g} s"
         if await _ended(process, min(TICK_S, left_s)):
             return ""
-        held = processes.held_mib(processes.descendants(process.pid), memory_mib)
+        held = await asyncio.to_thread(_held_mib, process.pid, memory_mib)
         if held > memory_mib:
             processes.end(process.pid)
             return f"it went over its memory limit of {memory_mib} MiB (it held {held:.0f} MiB)"
+
+
+def _held_mib(pid: int, limit_mib: int) -> float:
+    return processes.held_mib(processes.descendants(pid), limit_mib)
 
 
 async def _ended(process: asyncio.subprocess.Process, within_s: float) -> bool:
@@ -137,24 +165,12 @@ async def _ended(process: asyncio.subprocess.Process, within_s: float) -> bool:
     return process.returncode is not None
 
 
-async def _pump(stream: asyncio.StreamReader, delivery: str, log: Log) -> None:
-    while True:
-        try:
-            line = await stream.readuntil(b"\n")
-        except asyncio.IncompleteReadError as error:
-            line = error.partial
-        except asyncio.LimitOverrunError as error:
-            line = await stream.readexactly(max(error.consumed, 1))
-        if not line:
-            return
-        log.write(delivery, line.decode(errors="replace").rstrip("\r\n"))
-
-
 def _read(result: Path, status: int) -> Outcome:
     try:
         if result.stat().st_size > RESULT_BYTES:
             return Outcome(error=f"its result has more than {RESULT_BYTES} bytes as JSON")
         answer = json.loads(result.read_bytes())
+        result.unlink()
     except (OSError, ValueError):
         return Outcome(error=_status(status))
     return Outcome(result=answer.get("result"), error=str(answer.get("error", "")))
@@ -165,4 +181,4 @@ def _status(status: int) -> str:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
         why = ", perhaps for lack of memory" if status == -signal.SIGKILL else ""
         return f"its process was ended by {name}{why}"
-    return f"its process ended with status {status} before the handler returned"
+    return f"its process ended with status {status} and left no result"

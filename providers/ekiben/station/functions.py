@@ -11,12 +11,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from ekiben.errors import EkibenError, FunctionFailed, SpecError, Unavailable
+from ekiben.errors import EkibenError, FunctionFailed, ProviderError, SpecError, Unavailable
 from ekiben.records import Event, now
 from ekiben.specs import FunctionSpec
 from ekiben.station import processes, tokens
@@ -26,12 +27,14 @@ from ekiben.station.edge import body_of
 from ekiben.station.events import Claim, Events
 from ekiben.station.noun import Context, Resource
 from ekiben.station.triggers import NewFiles, Schedules
+from ekiben.station.trouble import Trouble, lacking
 
 __all__ = ["Functions"]
 
 CALLS = 4
 HTTP_WAIT_S = 30.0
 IDLE_S = 5.0
+LACK_S = 2.0
 POLL_S = 0.5
 # A scan may take a twentieth of the time at most, however many files there are.
 POLL_SHARE = 20
@@ -59,6 +62,7 @@ class Functions:
         self._delivering = 0
         self._http = asyncio.Semaphore(CALLS)
         self._logs: dict[str, Log] = {}
+        self._trouble = Trouble()
 
     async def put(self, resource: Resource, before: Resource | None) -> Mapping[str, Any]:
         spec = _spec(resource)
@@ -101,8 +105,13 @@ class Functions:
         for left in (self.context.state_dir / "functions").glob("*/calls"):
             await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
         self.events.recover()
-        for run in (self._deliver, self._follow_clock, self._follow_files):
-            self._tasks.append(asyncio.create_task(_forever(run)))
+        loops = {
+            "delivering events": self._deliver,
+            "following the clock": self._follow_clock,
+            "following the files": self._follow_files,
+        }
+        for doing, run in loops.items():
+            self._tasks.append(asyncio.create_task(_forever(run, doing, self._trouble)))
 
     async def stop(self) -> None:
         self.events.on_delivery = lambda: None
@@ -139,7 +148,7 @@ class Functions:
         """Make the deliveries that are due, a few at once."""
         while True:
             self._wake.clear()
-            while self._delivering < CALLS and (claim := self.events.claim()):
+            while self._delivering < CALLS and (claim := await asyncio.to_thread(self.events.claim)):
                 self._delivering += 1
                 task = asyncio.create_task(self._make(claim))
                 self._track(claim.function, task)
@@ -161,7 +170,7 @@ class Functions:
         resource = self.context.resource(self.kind, claim.function)
         if resource is None:
             # The declaration is written a moment after the subscription.
-            self.events.release(claim, after_s=POLL_S)
+            await self._settle(partial(self.events.release, claim, after_s=POLL_S))
             return Outcome(error="the function is not declared yet")
         try:
             outcome = await self._run(resource, claim)
@@ -173,11 +182,25 @@ class Functions:
             raise
         except (EkibenError, OSError) as error:
             outcome = Outcome(error=f"the call could not be made: {error}")
+            if not final and lacking(error):
+                # It is the machine's fault, and no try of the function's.
+                await self._settle(partial(self.events.release, claim, after_s=LACK_S))
+                return outcome
         if outcome.error:
-            self.events.failed(claim, outcome.error, final=final)
+            await self._settle(partial(self.events.failed, claim, outcome.error, final=final))
         else:
-            self.events.done(claim, outcome.result)
+            await self._settle(partial(self.events.done, claim, outcome.result))
         return outcome
+
+    async def _settle(self, write: Callable[[], object]) -> None:
+        """Write how a delivery stands. Where the disk does not take it, it is written when it does: else it would wait for ever."""
+        while True:
+            try:
+                await asyncio.to_thread(write)
+                return
+            except ProviderError as error:
+                self._trouble.tell("writing how a delivery stands", error)
+                await asyncio.sleep(LACK_S)
 
     async def _run(self, resource: Resource, claim: Claim) -> Outcome:
         spec = _spec(resource)
@@ -187,7 +210,9 @@ class Functions:
         own = {
             processes.STATION: str(self.context.state_dir),
             "EKIBEN_PLATFORM": str(resource.spec.get("platform", "")),
-            "EKIBEN_TOKEN": tokens.issue(self.context, resource.name, list(resource.spec.get("uses", ()))),
+            "EKIBEN_TOKEN": await asyncio.to_thread(
+                tokens.issue, self.context, resource.name, list(resource.spec.get("uses", ()))
+            ),
             "EKIBEN_FUNCTION": resource.name,
         }
         try:
@@ -205,9 +230,9 @@ class Functions:
             self._clock_wake.clear()
             at = datetime.now(UTC)
             if time.monotonic() - pruned_s >= PRUNE_S:
+                await asyncio.to_thread(self.events.prune, (at - KEEP).isoformat())
                 pruned_s = time.monotonic()
-                self.events.prune((at - KEEP).isoformat())
-            self.schedules.fire(at)
+            await asyncio.to_thread(self.schedules.fire, at)
             pause_s = self.schedules.pause_s(at, CLOCK_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._clock_wake.wait(), max(pause_s, 0.0) + 0.01)
@@ -237,7 +262,7 @@ class Functions:
             ) from None
         try:
             event = Event(id=f"http-{uuid.uuid4().hex}", type="Http", source=resource.name, time=now(), data=data)
-            claim = self.events.claim_call(event, resource.name)
+            claim = await asyncio.to_thread(self.events.claim_call, event, resource.name)
             task = asyncio.create_task(self._make(claim, final=True))
             self._track(resource.name, task)
             outcome = await asyncio.shield(task)
@@ -265,7 +290,7 @@ class Functions:
         return web.json_response({"deliveries": [{**delivery, "log_uri": log_uri} for delivery in found]})
 
     async def _replay(self, request: web.Request) -> web.Response:
-        self.events.replay(self._resource(request).name, request.match_info["id"])
+        await asyncio.to_thread(self.events.replay, self._resource(request).name, request.match_info["id"])
         return web.json_response({})
 
     async def _log_text(self, request: web.Request) -> web.Response:
@@ -273,7 +298,7 @@ class Functions:
 
     async def _publish(self, request: web.Request) -> web.Response:
         event = Event.from_dict(await body_of(request))
-        self.events.publish(event)
+        await asyncio.to_thread(self.events.publish, event)
         return web.json_response({})
 
     async def _events(self, request: web.Request) -> web.Response:
@@ -318,11 +343,11 @@ def _check_handler(name: str, bundle: Path) -> None:
         raise SpecError(f"The function {name!r}: main.py defines no handler(event, runtime).")
 
 
-async def _forever(run: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop that must not end: what goes wrong in a round is logged, and it goes on."""
+async def _forever(run: Callable[[], Awaitable[None]], doing: str, trouble: Trouble) -> None:
+    """Run a loop that must not end: what goes wrong in a round is told, and it goes on."""
     while True:
         try:
             await run()
-        except Exception:
-            logger.exception("the loop %s failed, and goes on", getattr(run, "__name__", run))
+        except Exception as error:
+            trouble.tell(doing, error)
             await asyncio.sleep(1.0)

@@ -95,12 +95,14 @@ def _start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog, rank:
         )  # fmt: skip
     processes.spare_the_host(process.pid)
     assert process.stdout is not None
+    printed = os.dup(process.stdout.fileno())
+    process.stdout.close()
     mark = b"[%d] " % rank if ask["nodes"] > 1 else b""
 
     def write(block: bytes) -> None:
         log.write(mark + block[:-1].replace(b"\n", b"\n" + mark) + b"\n" if mark else block)
 
-    return Node(rank, process, Pump(process.stdout.fileno(), write, log.room_bytes // ask["nodes"]))
+    return Node(rank, process, Pump(printed, write, log.room_bytes // ask["nodes"]))
 
 
 def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], asked: Callable[[], Verdict | None]) -> Verdict:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 __all__ = ["JobLog", "Pump"]
 
@@ -17,7 +18,7 @@ TAIL_BYTES = 64 * 1024
 
 
 class Pump:
-    """A thread that reads the pipe `fd` until its end and hands on what comes, in blocks of whole lines.
+    """A thread that reads the pipe `fd`, which is its own, until its end and hands on what comes, in blocks of whole lines.
 
     Past `limit_bytes` only the last TAIL_BYTES are handed on, at the end, with how much was left out. A line longer than
     LINE_BYTES is cut.
@@ -40,8 +41,12 @@ class Pump:
         self._thread.join(within_s)
 
     def _run(self) -> None:
+        with open(self._fd, "rb", buffering=0) as pipe:
+            self._read(pipe)
+
+    def _read(self, pipe: IO[bytes]) -> None:
         rest = b""
-        while chunk := os.read(self._fd, CHUNK_BYTES):
+        while chunk := pipe.read(CHUNK_BYTES):
             read = rest + chunk
             cut = read.rfind(b"\n") + 1
             block, rest = read[:cut], read[cut:]

@@ -24,6 +24,7 @@ from ekiben.station.edge import body_of
 from ekiben.station.jobs import ask_of, check_capacity
 from ekiben.station.noun import Context, Resource
 from ekiben.station.staging import clear_away, result_uris, store_results
+from ekiben.station.trouble import Trouble
 
 __all__ = ["Trainings"]
 
@@ -60,7 +61,7 @@ class Trainings:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._starts: dict[tuple[str, int], int] = {}
         self._gpus: list[machine.Gpu] | None = None
-        self._trouble = ""
+        self._trouble = Trouble()
 
     async def put(self, resource: Resource, before: Resource | None) -> Mapping[str, Any]:
         spec = TrainingSpec(**resource.spec["spec"])
@@ -229,12 +230,8 @@ class Trainings:
                 for row in await asyncio.to_thread(self._admit):
                     self._begin(row)
                 pause_s = TICK_S if running or self._starting else IDLE_S
-                self._trouble = ""
             except Exception as error:
-                # The same trouble, such as a full disk, is not told again each second.
-                if self._trouble != repr(error):
-                    self._trouble = repr(error)
-                    logger.exception("following the runs failed, and goes on")
+                self._trouble.tell("following the runs", error)
                 pause_s = TROUBLE_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s)
