@@ -55,11 +55,9 @@ def main(given: dict[str, Any]) -> int:
 def listening(given: dict[str, Any]) -> tuple[socket.socket, str]:
     """A socket that listens, and where it is reached. Raises OSError."""
     if path := given["socket"]:
+        if _answers(path):
+            raise OSError("another process listens there")
         with contextlib.suppress(FileNotFoundError):
-            with socket.socket(socket.AF_UNIX) as probe:  # one that is alive is not taken away
-                with contextlib.suppress(ConnectionRefusedError):
-                    probe.connect(path)
-                    raise OSError(f"another process listens on {path}")
             os.unlink(path)
         listener = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
@@ -74,6 +72,15 @@ def listening(given: dict[str, Any]) -> tuple[socket.socket, str]:
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     shown = f"[{host}]" if ":" in host else host
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
 
 
 class Workers:

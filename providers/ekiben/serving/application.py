@@ -60,6 +60,7 @@ class Application:
         self._posts = {
             join(prefix, method.route): Endpoint(self, name, method) for name, method in service.apis.items()
         }
+        self._known = {path.encode(): path for path in self._posts if "%" not in path}
         self._gets: dict[str, Handler] = {
             join(prefix, "/livez"): self._livez, join(prefix, "/healthz"): self._livez,
             join(prefix, "/readyz"): self._readyz, "/schema.json": self._schema,
@@ -79,9 +80,8 @@ class Application:
         )  # fmt: skip
 
     def handle(self, exchange: Exchange) -> None:
-        exchange.path = path = exchange.target.partition(b"?")[0].decode("latin-1")
-        if "%" in path:
-            exchange.path = path = unquote(path)
+        path = self._known.get(exchange.target) or unquote(exchange.target.partition(b"?")[0].decode("latin-1"))
+        exchange.path = path
         self.metrics.in_progress += 1
         post = self._posts.get(path)
         if post is not None and exchange.method == b"POST":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic_core import PydanticCustomError, ValidationError, from_json
 
 from . import asgi, failures, render
-from .exchange import Exchange
+from .exchange import JSON, Exchange
 from .standin.context import Call, call as current_call
 from .standin.descriptors import ARGS, KWARGS, IORootModel
 from .standin.exceptions import BentoMLException
@@ -28,9 +28,11 @@ __all__ = ["Endpoint"]
 log = logging.getLogger("bentoml.serve")
 FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
 PICKLE = b"application/vnd.bentoml+pickle"
-# A blocking method that has been this quick so often is called where it stands, without a thread; until it is slow once.
-SHORT_S, LONG_S = 0.001, 0.005
+# A blocking method that has been this quick so often is called where it stands, without a thread; until it is slow twice within
+# a second (once may be the machine's doing).
+SHORT_S, LONG_S, WITHIN_S = 0.001, 0.005, 1.0
 TRIALS, MAX_TRIALS = 16, 4096
+MAX_TYPES = 64
 _END = object()
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -54,11 +56,14 @@ class Endpoint:
         self._asynchronous = inspect.iscoroutinefunction(func)
         self._generator = inspect.isgeneratorfunction(func)
         self._async_generator = inspect.isasyncgenfunction(func)
+        self._plain: set[type] = set()  # of outputs that need no Starlette
         self._inline = False
-        self._trials, self._short = TRIALS, 0
+        self._trials, self._short, self._slow_at = TRIALS, 0, 0.0
 
     def __call__(self, exchange: Exchange) -> None:
-        kind = exchange.header(b"content-type").partition(b";")[0].strip()
+        kind = exchange.content_type
+        if kind != JSON:
+            kind = kind.partition(b";")[0].strip()
         context = None
         if self._context or self._files or kind in FORMS:
             context = contextvars.copy_context()
@@ -96,7 +101,7 @@ class Endpoint:
     def _arguments(self, read: Any) -> Arguments:
         if self._root:
             return ((read.root if self._single else read,), {})
-        given = {name: read.__dict__[name] for name in self.spec.model_fields}
+        given = read.__dict__
         args: tuple[Any, ...] = ()
         if self._special:
             if ARGS in given:
@@ -127,7 +132,7 @@ class Endpoint:
             kwargs[self._context] = self.application.service.context
         instance, func = self.application.instance, self.method.func
         if self._inline:
-            self._call_here(exchange, lambda: func(instance, *args, **kwargs), context)
+            self._call_here(exchange, args, kwargs, context)
         elif self.method.is_stream:
             self._spawn(exchange, self._stream(exchange, func(instance, *args, **kwargs), context), context)
         elif self._asynchronous:
@@ -135,23 +140,31 @@ class Endpoint:
         else:
             self._call_in_thread(exchange, lambda: func(instance, *args, **kwargs), context)
 
-    def _call_here(self, exchange: Exchange, run: Callable[[], Any], context: contextvars.Context | None) -> None:
-        application = self.application
+    def _call_here(
+        self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any], context: contextvars.Context | None
+    ) -> None:
+        application, func = self.application, self.method.func
         output: Any = None
         error: BaseException | None = None
         # The method is not part of this loop: it may run one of its own, as it could in a thread.
         asyncio._set_running_loop(None)
         started = application.here_since = time.perf_counter()
         try:
-            output = run() if context is None else context.run(run)
+            if context is None:
+                output = func(application.instance, *args, **kwargs)
+            else:
+                output = context.run(func, application.instance, *args, **kwargs)
         except BaseException as raised:
             error = raised
         finally:
             application.here_since = 0.0
             asyncio._set_running_loop(application.loop)
-        if time.perf_counter() - started > LONG_S:
-            self._inline, self._short = False, 0
-            self._trials = min(2 * self._trials, MAX_TRIALS)
+        now = time.perf_counter()
+        if now - started > LONG_S:
+            if now - self._slow_at < WITHIN_S:
+                self._inline, self._short = False, 0
+                self._trials = min(2 * self._trials, MAX_TRIALS)
+            self._slow_at = now
         self._finish(exchange, output, error, context)
 
     def _call_in_thread(self, exchange: Exchange, run: Callable[[], Any], context: contextvars.Context | None) -> None:
@@ -242,10 +255,9 @@ class Endpoint:
             self._fail(exchange, error, context)
             return
         try:
-            responses = sys.modules.get("starlette.responses")
-            response = output if responses is not None and isinstance(output, responses.Response) else None
-            if response is None:
-                response = self._writer.response(output, self._touched(context))
+            response = None
+            if context is not None or type(output) not in self._plain:
+                response = self._response(output, context)
             if response is None:
                 content_type, body = self._writer.body(output)
                 exchange.answer(200, content_type, body)
@@ -255,6 +267,16 @@ class Endpoint:
             self._fail(exchange, raised, context)
             return
         self.application.spawn(self._respond(exchange, response, context), context)
+
+    def _response(self, output: Any, context: contextvars.Context | None) -> Any:
+        """A Starlette response, where the method gave one or asked for what takes one."""
+        responses = sys.modules.get("starlette.responses")
+        if responses is not None and isinstance(output, responses.Response):
+            return output
+        response = self._writer.response(output, self._touched(context))
+        if response is None and len(self._plain) < MAX_TYPES:
+            self._plain.add(type(output))
+        return response
 
     async def _respond(self, exchange: Exchange, response: Any, context: contextvars.Context | None) -> None:
         try:

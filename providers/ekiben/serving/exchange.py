@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -19,19 +20,22 @@ Headers = Iterable[tuple[bytes, bytes]]
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
+# A header with one of these would be two.
+BREAKS = re.compile(rb"[\r\n\0]")
+MAX_HEADS = 256
 _numbers = itertools.count(1)
-_prefix = ""
+_prefix = b""
 
 
 def new_id() -> bytes:
     """128 bits as hexadecimals: the process's own half, and a number."""
-    return b"%s%016x" % (_prefix.encode(), next(_numbers))
+    return b"%s%016x" % (_prefix, next(_numbers))
 
 
 def reseed() -> None:
     """Each process has a prefix of its own; called again after a fork."""
     global _prefix
-    _prefix = os.urandom(8).hex()
+    _prefix = os.urandom(8).hex().encode()
 
 
 reseed()
@@ -41,7 +45,7 @@ class Exchange:
     """Answered exactly once, by `answer` or by `start` and `write` and `end`. `endpoint` is its name in the metrics."""
 
     __slots__ = (
-        "answered", "body", "connection", "endpoint", "headers", "id", "keep_alive", "method", "on_gone", "path",
+        "answered", "body", "connection", "content_type", "endpoint", "headers", "id", "keep_alive", "method", "on_gone", "path",
         "started", "status", "streaming", "target", "timer",
     )  # fmt: skip
 
@@ -49,14 +53,11 @@ class Exchange:
         self.connection = connection
         self.headers: list[tuple[bytes, bytes]] = []
         self.body: bytes | bytearray = b""
-        self.target = b""
+        self.target = self.method = self.id = self.content_type = b""
         self.path = self.endpoint = ""
-        self.method = b""
-        self.id = b""
         self.keep_alive = True
         self.status = 0
-        self.streaming = False
-        self.answered = False
+        self.streaming = self.answered = False
         self.started = time.perf_counter()
         self.timer: Any = None
         self.on_gone: Callable[[], object] | None = None
@@ -76,9 +77,9 @@ class Exchange:
         """Send the whole answer; nothing happens when there is one already, or nobody to take it."""
         if self.answered:
             return
-        length = len(body)
-        head = b"%s%scontent-length: %d\r\n\r\n" % (self._status(status), self._head(content_type, headers), length)
-        self.connection.write(head if self.method == b"HEAD" else head + body)
+        head = self._head(status, content_type, headers)
+        sent = b"" if self.method == b"HEAD" else body
+        self.connection.write(b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), sent))
         self._done()
 
     def start(self, status: int, content_type: bytes, headers: Headers = (), length: int | None = None) -> None:
@@ -91,7 +92,7 @@ class Exchange:
         how = b"" if length is None else b"content-length: %d\r\n" % length
         if self.streaming:
             how = b"transfer-encoding: chunked\r\n"
-        self.connection.write(b"%s%s%s\r\n" % (self._status(status), self._head(content_type, headers), how))
+        self.connection.write(b"%s%s\r\n" % (self._head(status, content_type, headers), how))
 
     def write(self, piece: bytes) -> None:
         if self.answered or not piece or self.method == b"HEAD":
@@ -112,25 +113,31 @@ class Exchange:
             self._done()
             self.connection.abort()
 
-    def _status(self, status: int) -> bytes:
+    def _head(self, status: int, content_type: bytes, headers: Headers) -> bytes:
+        """All of it but the length."""
         self.status = status
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-    def _head(self, content_type: bytes, headers: Headers) -> bytes:
-        parts = [self.connection.server.head]
-        if content_type:
-            parts.append(b"content-type: %s\r\n" % content_type)
-        parts.append(b"x-request-id: %s\r\n" % self.id)
-        parts.extend(b"%s: %s\r\n" % pair for pair in headers)
-        if not self.keep_alive or self.connection.server.draining:
+        server = self.connection.server
+        first = server.heads.get((status, content_type))
+        if first is None:
+            line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            kind = b"content-type: %s\r\n" % content_type if content_type else b""
+            first = b"%s%s%sx-request-id: " % (line, server.head, kind)
+            if len(server.heads) < MAX_HEADS:
+                server.heads[status, content_type] = first
+        more = (
+            b"".join([b"%s: %s\r\n" % pair for pair in headers if not BREAKS.search(pair[0] + pair[1])])
+            if headers
+            else b""
+        )
+        if not self.keep_alive or server.draining:
             self.keep_alive = False
-            parts.append(b"connection: close\r\n")
+            more += b"connection: close\r\n"
         elif not self.connection.chunks:
-            parts.append(b"connection: keep-alive\r\n")
-        return b"".join(parts)
+            more += b"connection: keep-alive\r\n"
+        return b"%s%s\r\n%s" % (first, self.id, more)
 
     def _done(self) -> None:
         self.answered = True

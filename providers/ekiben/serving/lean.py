@@ -30,6 +30,7 @@ class Lean:
         self.application = application
         self.handle, self.metrics, self.limits = application.handle, application.metrics, application.limits
         self.head = b"server: BentoML Service/%s\r\n" % application.service.name.encode("latin-1", "replace")
+        self.heads: dict[tuple[int, bytes], bytes] = {}
         self.connections: set[Connection] = set()
         self.draining = False
         self.now_s = time.monotonic()

@@ -12,16 +12,7 @@ from typing import Any
 
 from .standin import OWNED, PARTS
 
-__all__ = [
-    "BENTOML_MODULES",
-    "LEAN_MODULES",
-    "OWNED",
-    "command",
-    "preloaded",
-    "reason",
-    "reason_of_service",
-    "reason_of_surroundings",
-]
+__all__ = ["OWNED", "command", "preloaded", "reason", "reason_of_service", "reason_of_surroundings"]
 
 # What a parent imports for the workers of either kind: the server, and what it imports late.
 LEAN_MODULES = ("_ekiben_serving.lean", "_ekiben_serving.loading", "pydantic._internal._dataclasses", "uvloop")

@@ -32,6 +32,7 @@ class Server(Protocol):
     metrics: Metrics
     connections: set[Connection]
     head: bytes
+    heads: dict[tuple[int, bytes], bytes]
     draining: bool
     now_s: float
     held_bytes: int
@@ -56,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.current: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
         self.deadline_s = 0.0
-        self._exchange: Exchange | None = None
+        self._exchange: Any = None
         self._body: list[bytes] = []
         self._in_body = False
         self._fed = self._head_bytes = self._held = 0
@@ -113,31 +114,28 @@ class Connection(asyncio.Protocol):
         self._exchange = Exchange(self)
 
     def on_url(self, url: bytes) -> None:
-        exchange = cast(Exchange, self._exchange)
-        exchange.target += url
+        self._exchange.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        cast(Exchange, self._exchange).headers.append((name.lower(), value))
+        self._exchange.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        exchange = cast(Exchange, self._exchange)
+        exchange: Exchange = self._exchange
         self._in_body, self._head_bytes = True, 0
         self._body, self._fed = [], 0
         exchange.method = self._parser.get_method()
         limits = self.server.limits
         if len(exchange.headers) > limits.max_headers:
             return self.refuse(431, f"The request has more than {limits.max_headers} headers.")
-        version = self._parser.get_http_version()
-        self.chunks = version == "1.1"
-        for name, value in exchange.headers:
-            if name == b"content-length" and int(value) > limits.max_body_bytes:
-                return self._too_large()
-            if name == b"x-request-id" and 0 < len(value) <= MAX_ID_BYTES:
-                exchange.id = value
-            elif name == b"expect" and value.lower() == b"100-continue" and self.current is None:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not exchange.id:
-            exchange.id = new_id()
+        self.chunks = self._parser.get_http_version() == "1.1"
+        named = dict(exchange.headers)
+        exchange.content_type = named.get(b"content-type", b"")
+        if int(named.get(b"content-length", 0)) > limits.max_body_bytes:
+            return self._too_large()
+        if b"expect" in named and named[b"expect"].lower() == b"100-continue" and self.current is None:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        given = named.get(b"x-request-id", b"")
+        exchange.id = given if 0 < len(given) <= MAX_ID_BYTES else new_id()
         self._body_since_s = self.server.now_s
         self.deadline_s = self.server.now_s + limits.body_timeout_s
         return None
@@ -145,14 +143,15 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if self.refused:
             return None
+        server, size = self.server, len(data)
         self._body.append(data)
-        self._fed += len(data)
-        self._held += len(data)
-        self.server.held_bytes += len(data)
-        limits = self.server.limits
+        self._fed += size
+        self._held += size
+        server.held_bytes += size
+        limits = server.limits
         if self._fed > limits.max_body_bytes:
             return self._too_large()
-        if self.server.held_bytes > limits.max_held_bytes:
+        if server.held_bytes > limits.max_held_bytes:
             return self.refuse(503, "The server holds as much as it can.")
         self.deadline_s = self._body_since_s + limits.body_timeout_s + self._fed / limits.min_body_bytes_per_s
         return None

@@ -32,6 +32,7 @@ STRUCTURED = {
     "model",
     "dataclass",
 }
+MAX_TYPES = 64
 PREFIX = len(b'{"root":')
 
 
@@ -41,6 +42,7 @@ class Writer:
     def __init__(self, spec: Any) -> None:
         self.spec = spec
         self.media_type = _with_charset(spec.mime_type())
+        self._known: dict[type, Any] = {}
 
     def body(self, output: Any) -> tuple[bytes, bytes]:
         """The media type and the bytes of an answer."""
@@ -55,9 +57,15 @@ class Writer:
         return item if isinstance(item, bytes) else self.json(item)
 
     def json(self, output: Any) -> bytes:
-        if type(output).model_dump_json is not BaseModel.model_dump_json:
-            return bytes(output.model_dump_json().encode())
-        return bytes(output.__pydantic_serializer__.to_json(output))
+        kind = type(output)
+        to_json = self._known.get(kind)
+        if to_json is None:
+            # A model that dumps itself in its own way; what is no model at all fails here, as it does with BentoML.
+            own = kind.model_dump_json is not BaseModel.model_dump_json
+            to_json = _dumped_by_itself if own else kind.__pydantic_serializer__.to_json
+            if len(self._known) < MAX_TYPES:
+                self._known[kind] = to_json
+        return to_json(output)  # type: ignore[no-any-return]
 
     def response(self, output: Any, touched: bool) -> Any:
         """A Starlette response where it takes one: a file, or a status or headers of the method's own."""
@@ -114,7 +122,7 @@ class RootWriter(Writer):
     def _dumped(self, made: Any) -> bytes:
         if self._tensor:
             return _array(made.root)
-        return bytes(self._serializer.to_json(made)[PREFIX:-1])
+        return self._serializer.to_json(made)[PREFIX:-1]  # type: ignore[no-any-return]
 
 
 def writer(spec: Any) -> Writer:
@@ -139,6 +147,10 @@ def apply(call: Call, response: Any) -> None:
     response.headers.update(given.metadata)
     for cookie in given.cookies:
         response.set_cookie(**vars(cookie))
+
+
+def _dumped_by_itself(output: Any) -> bytes:
+    return bytes(output.model_dump_json().encode())
 
 
 def _array(array: Any) -> bytes:
