@@ -23,7 +23,7 @@ from ekiben.records import ModelVersion
 from ekiben.station import launch
 from ekiben.station.client import Client
 
-__all__ = ["Hosted", "Packed", "hosted", "memory_mib", "packed", "tree", "until"]
+__all__ = ["JOB", "Hosted", "Packed", "census", "hosted", "memory_mib", "packed", "tree", "until"]
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB = ROOT / "training_jobs" / "employment"
@@ -149,19 +149,24 @@ def memory_mib(pids: list[int]) -> float:
     return total / 1024
 
 
-def _trained(folder: Path) -> Path:
+def census() -> Path:
+    """The folder of the example's data, fetched when it is not there."""
     spec = importlib.util.spec_from_file_location("employment_fetch", JOB / "fetch.py")
     assert spec is not None
     assert spec.loader is not None
     fetch = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fetch)
-    census: Path = fetch.fetch()
+    found: Path = fetch.fetch()
+    return found
+
+
+def _trained(folder: Path) -> Path:
     env = {name: value for name, value in os.environ.items() if not name.startswith("EKIBEN_")}
     for name in ("model", "output", "checkpoints"):
         (folder / name).mkdir()
     env |= {
         "EKIBEN_RUN_ID": "bench", "EKIBEN_TRAINING": "employment", "EKIBEN_PARAMS": "{}",
-        "EKIBEN_INPUT_CENSUS": str(census), "EKIBEN_MODEL_DIR": str(folder / "model"),
+        "EKIBEN_INPUT_CENSUS": str(census()), "EKIBEN_MODEL_DIR": str(folder / "model"),
         "EKIBEN_OUTPUT_DIR": str(folder / "output"), "EKIBEN_CHECKPOINT_DIR": str(folder / "checkpoints"),
         "EKIBEN_NODE_RANK": "0", "EKIBEN_NODE_COUNT": "1", "OMP_WAIT_POLICY": "PASSIVE",
     }  # fmt: skip
