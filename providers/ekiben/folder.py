@@ -34,7 +34,7 @@ from ekiben.errors import (
 from ekiben.keys import RESERVED, hidden
 from ekiben.runtime import Object
 
-__all__ = ["Folder", "system_error"]
+__all__ = ["FRESH_S", "Folder", "abandoned", "system_error"]
 
 LOCK_TIMEOUT_S = 30.0
 # A writer has locked what it stages before it is this old.
@@ -65,6 +65,23 @@ def system_error(provider: str, operation: str, error: OSError) -> ProviderError
     """The error of ours for the system's."""
     kind, why, remedy = _ERRORS.get(error.errno or 0, (ProviderError, error.strerror or str(error), ""))
     return kind(provider, operation, why, remedy)
+
+
+def abandoned(path: Path) -> bool:
+    """Is what lies there, which its writer keeps locked as long as it works on it, without a writer?"""
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if time.time() - os.fstat(held).st_mtime < FRESH_S:
+            return False
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(held)
 
 
 class Folder:
@@ -208,7 +225,7 @@ class Folder:
             self._swept = True
             for left in folder.iterdir():
                 with contextlib.suppress(OSError):
-                    if _abandoned(left):
+                    if abandoned(left):
                         left.unlink()
         return folder
 
@@ -269,14 +286,6 @@ def _staged(folder: Path, data: bytes | Path) -> Iterator[Path]:
             yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _abandoned(staged: Path) -> bool:
-    if not stat.S_ISREG(staged.lstat().st_mode) or time.time() - staged.lstat().st_mtime < FRESH_S:
-        return False
-    with staged.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where its writer lives
-    return True
 
 
 def _digest(path: Path) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from ekiben.errors import ModelFailed, SpecError
+from ekiben.folder import FRESH_S
 from ekiben.specs import EndpointSpec
 from ekiben.station.bentos import Plan
-from ekiben.station.environments import FRESH_S, interpreter, modules, requirements, unmet
+from ekiben.station.environments import interpreter, modules, requirements, unmet
 from ekiben.station.parents import Parents
 from ekiben.station.workers import Pool
 

@@ -15,19 +15,17 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import platformdirs
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ekiben.errors import ModelFailed, NotFound, SpecError
+from ekiben.folder import abandoned
 
 __all__ = ["find_uv", "interpreter", "lock_of", "modules", "requirements", "unmet"]
 
 INSTALL_S = 1800.0
-# Who makes one has locked it before it is this old.
-FRESH_S = 5.0
 TAIL_LINES = 20
 log = logging.getLogger("ekiben.station")
 
@@ -119,7 +117,8 @@ def _make(home: Path, name: str, lock: Path) -> None:
     uv = find_uv("make the environment of a bento")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in home.glob(".*"):
-        _sweep(left)
+        if abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
     fresh = home / f".{name}.{secrets.token_hex(4)}"
     fresh.mkdir()
     held = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY)
@@ -156,19 +155,3 @@ def _install(command: list[str], lock: Path, held: int) -> None:
             "Check that each is pinned (name==version) and that the package index can be reached.",
             tail="\n".join(done.stderr.splitlines()[-TAIL_LINES:]),
         )
-
-
-def _sweep(left: Path) -> None:
-    """Delete a half-made environment, unless somebody is at work on it: its lock, or its age, says so."""
-    try:
-        held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        if time.time() - left.stat().st_mtime > FRESH_S:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-    except OSError:
-        return
-    finally:
-        os.close(held)
