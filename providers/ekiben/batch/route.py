@@ -84,8 +84,8 @@ def _route(route: Mapping[str, Any], signature: Mapping[str, Any]) -> Route | No
     )
     if len(needed) != 1 or next(iter(properties)) != needed[0]:
         return None
-    taken, answer = properties[needed[0]], route.get("output") or {}
-    name = route["name"]
+    name, taken, answer = route["name"], _inlined(properties[needed[0]], schema), route.get("output") or {}
+    answer = _inlined(answer, answer)
     if taken.get("type") == "tensor" and taken.get("format") == "numpy-array":
         columns = _signature(signature)
         shape = taken.get("shape") or []
@@ -116,6 +116,18 @@ def _route(route: Mapping[str, Any], signature: Mapping[str, Any]) -> Route | No
         most = min(taken.get("maxItems") or LIST_ROWS, LIST_ROWS)
         return Route(name, "rows", columns, most, flat=flat, answer=answer)
     return None
+
+
+def _inlined(schema: Any, root: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """A JSON schema with what it refers to in place; a type that holds itself becomes any type."""
+    if isinstance(schema, list):
+        return [_inlined(entry, root, inside) for entry in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if place := schema.get("$ref"):
+        found = (root.get("$defs") or {}).get(place.rpartition("/")[2]) or {}
+        return {} if place in inside else _inlined(found, root, (*inside, place))
+    return {name: _inlined(entry, root, inside) for name, entry in schema.items() if name != "$defs"}
 
 
 def _signature(signature: Mapping[str, Any]) -> tuple[Column, ...]:
@@ -154,7 +166,8 @@ def _field(name: str, about: Mapping[str, Any], required: bool) -> Column:
     # Bounds are pydantic's own to check: it knows more of them, and says them better.
     options = [about, *about.get("anyOf", [])]
     types = {option.get("type", "") for option in options if option.get("type") or "anyOf" not in option}
-    nullable = "null" in types
+    # BentoML's schema leaves null out of what else a value may be; a default of null tells.
+    nullable = "null" in types or ("default" in about and about["default"] is None)
     types -= {"null"}
     type = types.pop() if len(types) == 1 else ""
     return Column(name, type if type in SCALARS else "", required, nullable)

@@ -53,7 +53,7 @@ class Files:
                 self._schemas.append(dict(zip(names, types, strict=True)))
         return [(file.uri, schema) for file, schema in zip(self.files, self._schemas, strict=True)]
 
-    def guessed(self, names: Sequence[str]) -> dict[str, str]:
+    def guessed(self, names: Sequence[str], nulls: Sequence[str]) -> dict[str, str]:
         """For columns of text: number or boolean, where the head of the first file has nothing else in them."""
         import pyarrow as pa
         import pyarrow.csv as csv
@@ -66,7 +66,9 @@ class Files:
             head = head[: head.rfind(b"\n") + 1] or head
             table = csv.read_csv(
                 io.BytesIO(head), parse_options=self._parsing(first, lambda row: "skip"),
-                convert_options=csv.ConvertOptions(include_columns=list(names), include_missing_columns=True),
+                convert_options=csv.ConvertOptions(
+                    include_columns=list(names), include_missing_columns=True, null_values=list(nulls)
+                ),
             )  # fmt: skip
         kinds = {}
         for name, type in zip(table.column_names, table.schema.types, strict=True):

@@ -51,7 +51,7 @@ class Query:
             raise SpecError(f"The query gives the column {doubled[0]!r} twice. Rename one of them (AS).")
         return [("the query", dict(zip(names, self._schema.types, strict=True)))]
 
-    def guessed(self, names: Sequence[str]) -> dict[str, str]:
+    def guessed(self, names: Sequence[str], nulls: Sequence[str]) -> dict[str, str]:
         return {}
 
     def total_rows(self) -> int | None:
