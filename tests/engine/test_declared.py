@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ import pytest
 from ekiben.errors import SpecError
 from ekiben.local import declared
 from ekiben.local.declared import KINDS
+from ekiben.station import launch
 
 UNKNOWN = object()
 BUCKET = {"state_dir": "/s", "name": "lake", "retain": False, "tags": {}}
@@ -117,3 +123,44 @@ def test_a_folder_that_is_no_station_is_not_deleted(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="may be something else"):
         declared.delete(KINDS["Host"], "urn:pulumi:dev::small::t::station", {"state_dir": str(tmp_path)})
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_station_that_dies_while_it_is_asked_is_followed_by_another(tmp_path: Path) -> None:
+    state_dir = (tmp_path / "state").resolve()
+    urn = "urn:pulumi:dev::small::ekiben:station:Bucket::lake"
+    bucket = {**BUCKET, "state_dir": str(state_dir)}
+    try:
+        declared.put(KINDS["Host"], urn, {"state_dir": str(state_dir)})
+        for call in (declared.put, declared.delete):
+            pid = int((state_dir / "station.lock").read_text("ascii"))
+            os.kill(pid, signal.SIGSTOP)
+            with ThreadPoolExecutor() as pool:
+                asked = pool.submit(call, KINDS["Bucket"], urn, bucket)
+                time.sleep(0.2)  # so that it is under way by then; it must succeed in any case
+                os.kill(pid, signal.SIGKILL)
+                asked.result()
+            assert (state_dir / "buckets" / "lake").exists() == (call is declared.put)
+            assert int((state_dir / "station.lock").read_text("ascii")) != pid
+    finally:
+        declared.delete(KINDS["Host"], urn, {"state_dir": str(state_dir)})
+    assert not state_dir.exists()
+
+
+def test_a_station_that_could_not_take_its_leave_leaves_nothing(tmp_path: Path) -> None:
+    from ekiben.station.parents import scratch
+    from ekiben.station.processes import STATION
+
+    state_dir = (tmp_path / "state").resolve()
+    urn, host = "urn:pulumi:dev::small::ekiben:station:Host::station", {"state_dir": str(state_dir)}
+    declared.put(KINDS["Host"], urn, host)
+    os.kill(int((state_dir / "station.lock").read_text("ascii")), signal.SIGKILL)
+    while launch.running(state_dir):
+        time.sleep(0.01)
+    with subprocess.Popen(["sleep", "600"], env={STATION: str(state_dir), "PATH": os.defpath}) as call:
+        declared.delete(KINDS["Host"], urn, host)
+        assert call.wait(10) == -signal.SIGKILL
+    assert not state_dir.exists()
+    made = scratch(state_dir)
+    made.rmdir()
+    declared.delete(KINDS["Host"], urn, host)
+    assert not made.exists(), "deleting twice is silent"

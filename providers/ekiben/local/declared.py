@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -144,11 +145,10 @@ def lost(kind: Kind, state: Mapping[str, Any]) -> str:
 
 def put(kind: Kind, urn: str, inputs: Mapping[str, Any], timeout_s: float = 0.0) -> dict[str, Any]:
     """Make it so, in a station that is started when it does not run; returns the state. Repeating is safe."""
-    client = _client(inputs, urn)
     if kind.name == "Host":
-        return {**inputs, "url": client.url, "running": True}
+        return {**inputs, "url": _client(inputs, urn).url, "running": True}
     body = {"spec": _spec(kind, inputs), "tags": dict(inputs["tags"])}
-    made = client.request("PUT", _path(kind, inputs), body, timeout_s=timeout_s or PUT_S)
+    made = _request("PUT", kind, urn, inputs, body, timeout_s)
     return {**inputs, "facts": made["facts"]}
 
 
@@ -183,7 +183,7 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
     if kind.name == "Host":
         _delete_station(state_dir)
     elif (state_dir / "station.db").exists():
-        _client(state, urn).request("DELETE", _path(kind, state), timeout_s=timeout_s or PUT_S)
+        _request("DELETE", kind, urn, state, None, timeout_s)
 
 
 def schema(version: str) -> str:
@@ -223,6 +223,21 @@ def _address(state_dir: Path) -> str | None:
         return Client(state_dir).url if launch.running(state_dir) else None
     except Unavailable:
         return None
+
+
+def _request(method: str, kind: Kind, urn: str, state: Mapping[str, Any], body: Any, timeout_s: float) -> Any:
+    """Ask the station; when it dies meanwhile, ask the next one."""
+    for again in (True, False):
+        client = _client(state, urn)
+        try:
+            return client.request(method, _path(kind, state), body, timeout_s=timeout_s or PUT_S)
+        except Unavailable as error:
+            broken = isinstance(error.__cause__, OSError | HTTPException) and not isinstance(
+                error.__cause__, TimeoutError
+            )
+            if not again or not (broken or _address(client.state_dir) is None):
+                raise
+    raise AssertionError("the loop returns or raises")
 
 
 def _client(state: Mapping[str, Any], urn: str) -> Client:
