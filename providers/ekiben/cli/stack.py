@@ -52,7 +52,7 @@ def preview(
     Examples:
       ekiben preview
       ekiben preview --json | jq .changes
-      ekiben preview --markdown >preview.md
+      ekiben preview --markdown | tee preview.md
     """
     if json and markdown:
         raise typer.BadParameter("--json and --markdown are two answers: choose one.")
