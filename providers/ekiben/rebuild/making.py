@@ -66,7 +66,7 @@ def rebuild(
     library = fresh.offer_library(folder / "lib")
     cpus = max(1, math.ceil(job["vcpu"]))
     different = fresh.differences(python, library, environment, cpus * job["nodes"])
-    told = "as recorded" if not different else f"{len(different)} differences: {_some(different)}"
+    told = _some(different) or "as recorded"
     on_step("environment", f"{told} ({clock.lap('environment'):.1f} s)")
 
     _train(folder, python, version, {**job, "params": part(lineage, "params")})
@@ -210,7 +210,7 @@ def _cause(different: Sequence[Mapping[str, str]], resumed: bool) -> str:
     if different:
         return f" ({_some(different)})"
     if resumed:
-        return ", and the run went on from a checkpoint, which this one did not"
+        return ", and the run was started more than once, so that it may have gone on from a checkpoint"
     return " although nothing differs from the environment of the run"
 
 
