@@ -45,9 +45,9 @@ SLICES = [
 class Shop:
     """A platform in a folder, and its versions."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, uri: str = "") -> None:
         (root / "lake").mkdir(parents=True)
-        self.root, self.lake = root, open_storage((root / "lake").as_uri(), provider="local")
+        self.root, self.lake = root, open_storage(uri or (root / "lake").as_uri(), provider="local")
         facts = {"lake": ("storage", self.lake.uri()), "models": ("registry", self.lake.uri("registry/models"))}
         parts = {
             name: Part(name=name, kind=kind, provider="local", ref=name, facts={"uri": uri})  # type: ignore[arg-type]
@@ -65,7 +65,8 @@ class Shop:
             "requirements.txt": LOCK.encode(),
             "logo.png": f"\0{number // 2}".encode(),
         }
-        code = archive.write(members, self.root / "lake" / "code")
+        code = archive.write(members, self.root / "code")
+        self.lake.put(f"code/{code.sha256}.tar", code.path)
         output = f"runs/income/run-{number}/output/"
         self.lake.put(
             f"{output}metrics.json", json.dumps({"metrics": {}, "slices": SLICES}).replace("null", "NaN").encode()
@@ -73,7 +74,7 @@ class Shop:
         files = [{"uri": f"{self.lake.uri('census/')}a%20b.csv", "sha256": f"{number}" * 64, "bytes": 1234}]
         lineage = {
             "inputs": {"census": {"uri": self.lake.uri("census/"), "sha256": f"{number}" * 64, "rows": 277677, "files": files}},
-            "code": {"uri": code.path.as_uri(), "sha256": code.sha256, "commit": "c0ffee", "dirty": True},
+            "code": {"uri": self.lake.uri(f"code/{code.sha256}.tar"), "sha256": code.sha256, "commit": "c0ffee", "dirty": True},
             "environment": {**ENVIRONMENT, "lock_sha256": archive.sha256(self._lock())},
             "params": {"max_depth": 5 + number}, "seeds": {"seed": 7}, "by": "ana@host", "attempts": 2,
             "job": {"training": "income", "entry": "train.py", "env": {"MODE": "fast"}, "nodes": 1, "vcpu": 2.0},
@@ -127,6 +128,21 @@ def test_the_tree_says_all_of_it(shop: Shop, ek: Callable[..., Any]) -> None:
     assert told["run"]["attempts"] == 2
     assert told["evaluation"]["slices"][1]["auc"] is None
     assert [one["who"] for one in told["decisions"]] == ["functions/register", "ana", "functions/release"]
+
+
+def test_it_is_the_same_in_a_store_that_is_no_folder(
+    tmp_path: Path, ek: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Shop(tmp_path, "memory://lineage")
+    there.version(1)
+    there.version(2, "x = 2\n")
+    monkeypatch.setenv("EKIBEN_PLATFORM", there.platform.to_json())
+    assert "memory://lineage/bentos/1.tar" in ek("lineage", "income:1").out
+    (event, _) = map(json.loads, ek("lineage", "income:1", "--openlineage", "-").out.splitlines())
+    assert (event["inputs"][0]["namespace"], event["inputs"][0]["name"]) == ("memory://lineage", "census")
+    bom = ek("lineage", "income:1", "--cyclonedx", "-")
+    assert (bom.code, bom.err, len(bom.json["components"])) == (0, "", 4)
+    assert ek("compare", "income:1", "income:2", "--json").json["code"]["files"][1]["name"] == "train.py"
 
 
 def test_what_is_gone_is_said_and_the_rest_is_shown(shop: Shop, ek: Callable[..., Any]) -> None:
