@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, strategies as st
 from ekiben import Http, NewData, On, Schedule
 from ekiben.errors import NotFound, SpecError
 from ekiben.records import Event
-from ekiben.station.events import Events, matches, pause_s
+from ekiben.station.events import Events, matches, pause_s, steady
 from ekiben.station.store import Store
 
 
@@ -49,6 +51,23 @@ def test_an_event_goes_once_to_each_function_that_waits_for_it(events: Events) -
     assert not events.publish(event())
     claims = [events.claim(), events.claim(), events.claim()]
     assert [claim.function if claim else None for claim in claims] == ["one", "two", None]
+
+
+def test_nobody_is_woken_before_there_is_something_to_see(events: Events) -> None:
+    on(events, "one", On("Custom"))
+    seen: list[bool] = []
+
+    def look() -> None:  # as another thread would
+        with ThreadPoolExecutor() as pool:
+            seen.append(pool.submit(events.claim).result() is not None)
+
+    events.on_delivery = look
+    with events._store.transaction():
+        events.publish(event("inside"))
+        assert seen == []
+    assert seen == [True]
+    events.publish(event("alone"))
+    assert seen == [True, True]
 
 
 def test_an_event_shares_the_fate_of_the_transaction_that_publishes_it(events: Events) -> None:
@@ -134,6 +153,30 @@ def test_what_a_dead_station_had_claimed_is_delivered_again(tmp_path: Path) -> N
     first.done(lost, None)
     assert second.deliveries("one", "done") == []
     assert second.recover() == []
+
+
+def test_a_clock_that_was_set_back_between_two_stations_makes_no_pause_longer(tmp_path: Path, clock: Clock) -> None:
+    before = Events(Store(tmp_path / "station.db"), clock=clock)
+    on(before, "one", On("Custom"), backoff_s=8.0)
+    before.publish(event())
+    claim = before.claim()
+    assert claim is not None
+    before.failed(claim, "not yet")
+    clock.at -= 100_000
+    after = Events(Store(tmp_path / "station.db"), clock=clock)
+    after.recover()
+    assert after.next_due_s() == 8.0
+    clock.at += 8.0
+    again = after.claim()
+    assert again is not None
+    assert (again.id, again.attempt) == (claim.id, 2)
+
+
+def test_a_stations_own_clock_goes_evenly() -> None:
+    clock = steady()
+    ahead_s = clock() - time.time()
+    assert abs(ahead_s) < 60
+    assert clock() <= clock()
 
 
 def test_a_delivery_that_was_not_made_keeps_its_tries(events: Events) -> None:

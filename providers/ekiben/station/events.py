@@ -116,7 +116,7 @@ class Events:
                     if any(matches(trigger, event, function) for trigger in triggers):
                         self._deliver(event, function, state="waiting")
         if fresh:
-            self.on_delivery()
+            self._store.after_commit(self.on_delivery)
         return fresh
 
     def known(self, ids: Sequence[str]) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,22 @@ class Store:
         with _translated():
             connection.execute("begin immediate")
             try:
+                self._local.later = []
                 yield connection
                 connection.execute("commit")
             finally:
                 # A full disk may have rolled it back already, or have left it open at the commit.
                 if connection.in_transaction:
                     connection.execute("rollback")
+        for call in self._local.later:
+            call()
+
+    def after_commit(self, call: Callable[[], object]) -> None:
+        """Call it when others can see what this thread has written: at once, or once the transaction that is open is committed."""
+        if self._connection.in_transaction:
+            self._local.later.append(call)
+        else:
+            call()
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         return [dict(row) for row in self._connection.execute(sql, values)]
