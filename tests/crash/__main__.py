@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -29,9 +30,13 @@ def main() -> int:
     )
     os.environ["TMPDIR"] = str(loop.temporary)
     tempfile.tempdir = None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cycles = plan(args.seed, args.points)
-    for number, points in enumerate(cycles):
-        loop.cycle(number, points)
+    try:
+        for number, points in enumerate(cycles):
+            loop.cycle(number, points)
+    finally:
+        loop.end()
     found = {
         "seed": args.seed,
         "points": sum(loop.killed.values()),

@@ -86,6 +86,12 @@ class Loop:
         except (Broken, EkibenError) as error:
             self._wrong([f"{type(error).__name__}: {error}"])
 
+    def end(self) -> None:
+        """Let nothing run on, whatever has stopped the loop."""
+        if self._command:
+            self._command.kill()
+        launch.stop(self.state_dir)
+
     def _phase(self, name: str, act: Callable[[], None], points: list[Point]) -> None:
         """Do it until it is done, once for each point, and whenever a kill has stopped it; it is done again where none came."""
         for point in points or [None]:
