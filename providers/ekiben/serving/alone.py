@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import loading, worker
+from .listening import refuse_newcomers
 
 __all__ = ["main"]
 
@@ -173,6 +174,7 @@ class Workers:
 
     def leave(self) -> None:
         again, self.leaving = self.leaving, True
+        refuse_newcomers(self.listener)
         for pid in list(self.pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if again else signal.SIGTERM)

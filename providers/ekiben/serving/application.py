@@ -31,8 +31,6 @@ __all__ = ["Application", "join"]
 
 TIMEOUT_S = 60.0
 WATCH_S = 1.0
-# A blocking call that was made without a thread and has not returned so long after its deadline never will.
-STUCK_S = 5.0
 STUCK_STATUS = 70
 UNKNOWN = "unknown"
 log = logging.getLogger("bentoml.serve")
@@ -155,11 +153,11 @@ class Application:
         while True:
             time.sleep(WATCH_S)
             since = self.here_since
-            if since and time.perf_counter() - since > self.timeout_s + STUCK_S:
+            if since and time.perf_counter() - since > self.timeout_s + self.limits.stuck_s:
                 import faulthandler
 
                 print(
-                    f"ekiben: a call has not returned {STUCK_S:g} s after its time limit; this worker ends.",
+                    f"ekiben: a call has not returned {self.limits.stuck_s} s after its time limit; this worker ends.",
                     file=sys.stderr,
                 )
                 faulthandler.dump_traceback(all_threads=True)

@@ -22,11 +22,13 @@ def run(
     listeners: list[socket.socket],
     *,
     metrics_dir: str,
+    shared: str | None,
     timeout_s: float | None,
     ready: Callable[[], object] = lambda: None,
 ) -> None:
     """Serve until SIGTERM. Raises what the service's import raises; exits with 3 when it does not start."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
+    os.environ.setdefault("BENTOML_RESULT_STORE", str(Path(shared or metrics_dir) / "tasks.db"))
     import uvicorn
 
     app = application(about, metrics_dir, timeout_s)
@@ -64,10 +66,16 @@ def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None
     images.resolve_user_filepath = lambda path, ctx: str(Path(path).resolve())
     service = loading.imported(about["service"])
     loading.apply_envs([{"name": each.name, "value": each.value, "stage": each.stage} for each in service.envs])
+    for model in service.models:
+        model.resolve()
     for name in dir(service.inner):
         hook = getattr(service.inner, name)
         if callable(hook) and getattr(hook, "__bentoml_deployment_hook__", False):
             hook()
+    if service.needs_task_db():
+        from _bentoml_impl.tasks.result import Sqlite3Store
+
+        Sqlite3Store.init_db(BentoMLContainer.result_store_file.get())
     server_context.service_type = "entry_service"
     server_context.service_name = service.name
     server_context.bento_name = about.get("name", service.name)

@@ -15,7 +15,8 @@ from typing import Any
 from .application import Application
 from .exchange import reseed
 from .limits import Limits
-from .protocol import Connection, accept
+from .listening import accepted, refuse_newcomers
+from .protocol import Connection
 
 __all__ = ["Lean", "run"]
 
@@ -24,9 +25,12 @@ log = logging.getLogger("ekiben.serving")
 
 
 class Lean:
-    """Serves an application on sockets that listen already, until `stop`. What connections share is here."""
+    """Serves an application on sockets that listen already, until `stop`. What connections share is here.
 
-    def __init__(self, application: Application, *, linger_s: float = 0.0) -> None:
+    `shared`: other processes accept on the same sockets, and take whom this one does not.
+    """
+
+    def __init__(self, application: Application, *, linger_s: float = 0.0, shared: bool = False) -> None:
         self.application = application
         self.handle, self.metrics, self.limits = application.handle, application.metrics, application.limits
         self.head = b"server: BentoML Service/%s\r\n" % application.service.name.encode("latin-1", "replace")
@@ -35,7 +39,7 @@ class Lean:
         self.draining = False
         self.now_s = time.monotonic()
         self.held_bytes = 0
-        self._linger_s = linger_s
+        self._linger_s, self._shared = linger_s, shared
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -73,11 +77,14 @@ class Lean:
         """Each answer from now on ends its connection. Who comes while we linger is answered, too."""
         loop = asyncio.get_running_loop()
         self.draining = self.application.draining = True
+        if not self._shared:
+            for listener in listeners:
+                refuse_newcomers(listener)
         await asyncio.sleep(self._linger_s)
         for server in servers:
             server.close()
         for listener in listeners:
-            for late in accept(self, listener):
+            for late in accepted(listener) if not self._shared else []:
                 late.setblocking(False)
                 await loop.connect_accepted_socket(lambda: Connection(self), late)
             listener.close()
@@ -117,7 +124,7 @@ def run(
     application = Application(service, about, Limits.from_environment(), shared)
 
     async def main() -> None:
-        await Lean(application, linger_s=linger_s).serve(listeners, ready)
+        await Lean(application, linger_s=linger_s, shared=shared is not None).serve(listeners, ready)
 
     try:
         import uvloop

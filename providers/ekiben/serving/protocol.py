@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -263,12 +262,3 @@ class Connection(asyncio.Protocol):
             self.deadline_s = self.server.now_s + LINGER_S
         else:
             self._transport.close()
-
-
-def accept(server: Any, listener: Any) -> list[Any]:
-    """Those who are connected already and not yet accepted."""
-    found = []
-    with contextlib.suppress(BlockingIOError, OSError):
-        while True:
-            found.append(listener.accept()[0])
-    return found

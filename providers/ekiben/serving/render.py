@@ -65,7 +65,7 @@ class Writer:
             to_json = _dumped_by_itself if own else kind.__pydantic_serializer__.to_json
             if len(self._known) < MAX_TYPES:
                 self._known[kind] = to_json
-        return to_json(output)  # type: ignore[no-any-return]
+        return bytes(to_json(output))
 
     def response(self, output: Any, touched: bool) -> Any:
         """A Starlette response where it takes one: a file, or a status or headers of the method's own."""

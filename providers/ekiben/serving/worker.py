@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import loading, plain
+from . import loading, plain, trees
 
 __all__ = ["serve"]
 
@@ -59,6 +59,7 @@ def _serve(command: dict[str, Any], listener: socket.socket, lifeline: int) -> N
     about = loading.about(bento)
     loading.enter(bento)
     _reseed()
+    trees.install(bento)
     why = plain.reason_of_surroundings() or plain.reason(bento / "src")
     if not why:
         from .standin import NeedsBentoML
@@ -71,7 +72,12 @@ def _serve(command: dict[str, Any], listener: socket.socket, lifeline: int) -> N
     from . import bentoml_app
 
     bentoml_app.run(
-        about, [listener], metrics_dir=metrics_dir, timeout_s=command.get("timeout_s"), ready=lambda: _ready(command)
+        about,
+        [listener],
+        metrics_dir=metrics_dir,
+        shared=command.get("shared"),
+        timeout_s=command.get("timeout_s"),
+        ready=lambda: _ready(command),
     )
     return None
 
