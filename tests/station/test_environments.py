@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import subprocess
 import sys
 import zipfile
 from importlib.metadata import version as installed
@@ -75,6 +76,9 @@ def test_another_environment_is_made_once_and_whole(tmp_path: Path) -> None:
     assert interpreter(lock, cache=tmp_path / "cache") == python
     assert python.stat().st_ctime_ns == made
     assert list(python.parents[1].glob("lib/python*/site-packages/ekiben_probe.py"))
+    lent = "import httptools, orjson, uvloop; print(httptools.__version__)"
+    said = subprocess.run([str(python), "-c", lent], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == installed("httptools")
 
     lock.write_text(f"--no-index\n--find-links {tmp_path}\nekiben-probe==2.0\n")
     with pytest.raises(ModelFailed, match=r"(?s)uv pip.*ekiben-probe==2\.0"):

@@ -54,11 +54,19 @@ def serve(
         os.environ["EKIBEN_SERVER"] = "bentoml"
     given: dict[str, Any] = {
         "bento": str(folder.resolve()), "host": host, "port": _port(port), "socket": socket, "workers": workers,
-        "modules": plain.preloaded(folder / "src", environments.modules(folder / "src")) if workers > 1 else [],
+        "modules": _modules(folder) if workers > 1 else [],
     }  # fmt: skip
     command = plain.command(python, given)
     sys.stdout.flush()
     os.execv(python, command)  # noqa: S606
+
+
+def _modules(bento: Path) -> list[str]:
+    from ekiben.serving import plain, trees
+    from ekiben.station import environments
+
+    source = bento / "src"
+    return trees.preloaded(bento, plain.preloaded(source, environments.modules(source)))
 
 
 def _folder(name: str, registry: str, stack: str) -> Path:

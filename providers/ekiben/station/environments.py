@@ -15,6 +15,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -26,6 +27,8 @@ from ekiben.folder import abandoned
 __all__ = ["find_uv", "interpreter", "lock_of", "modules", "requirements", "unmet"]
 
 INSTALL_S = 1800.0
+# The compiled parts of the lean server (ekiben/serving), which a bento's lock need not name.
+SERVER = ("httptools", "uvloop", "orjson")
 TAIL_LINES = 20
 log = logging.getLogger("ekiben.station")
 
@@ -47,7 +50,8 @@ def interpreter(lock: Path, *, cache: Path | None = None) -> Path:
     if not missing:
         return Path(sys.executable)
     version = ".".join(map(str, sys.version_info[:3]))
-    name = hashlib.sha256(f"{version}\n{text}".encode()).hexdigest()[:32]
+    lent = " ".join(f"{each.name}=={each.version}" for each in _server())
+    name = hashlib.sha256(f"{version}\n{text}\n{lent}".encode()).hexdigest()[:32]
     home = (cache or Path(platformdirs.user_cache_dir("ekiben"))) / "environments"
     python = home / name / "bin" / "python"
     if not python.exists():
@@ -129,6 +133,7 @@ def _make(home: Path, name: str, lock: Path) -> None:
             [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", str(fresh / "bin" / "python"), str(lock)],
         ):
             _install(command, lock, held)
+        _lend(fresh)
         try:
             fresh.rename(home / name)
         except OSError:
@@ -155,3 +160,25 @@ def _install(command: list[str], lock: Path, held: int) -> None:
             "Check that each is pinned (name==version) and that the package index can be reached.",
             tail="\n".join(done.stderr.splitlines()[-TAIL_LINES:]),
         )
+
+
+def _server() -> list[importlib.metadata.Distribution]:
+    """What this interpreter has of the server's parts."""
+    found = []
+    for name in SERVER:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found.append(importlib.metadata.distribution(name))
+    return found
+
+
+def _lend(environment: Path) -> None:
+    """Copy the server's parts beside what the lock asks for, but where it asks for them itself: it is the same Python."""
+    site = next(environment.glob("lib/python*/site-packages"))
+    for distribution in _server():
+        if (site / distribution.name).exists():
+            continue
+        for file in distribution.files or []:
+            if ".." not in file.parts:
+                target = site / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(str(distribution.locate_file(file)), target)
