@@ -114,6 +114,24 @@ def test_a_clock_that_was_years_ahead_does_not_silence_a_schedule(events: Events
     assert fired(schedules, "2025-06-01T11:00") == ["2025-06-01T11:00:00Z"]
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.one_of(st.just(15), st.integers(-7200, 7200)), min_size=1, max_size=60))
+def test_whatever_the_clock_does_no_time_fires_twice_and_none_that_comes_is_passed_over(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int]
+) -> None:
+    events = Events(Store(tmp_path_factory.mktemp("clock") / "station.db"))
+    moment = at("2025-06-01T00:30")
+    schedules = scheduled(events, "*/10 * * * *", "UTC", "2025-06-01T00:30")
+    seen: list[str] = []
+    for step in steps:
+        before, moment = moment, moment + timedelta(seconds=step)
+        found = [one.data["due"] for one in schedules.fire(moment)]
+        assert not set(found) & set(seen)
+        seen += found
+        due = latest_due("*/10 * * * *", "UTC", before, moment) if step > 0 else None
+        assert due is None or due.strftime("%Y-%m-%dT%H:%M:%SZ") in seen
+
+
 def test_a_schedule_that_changed_starts_anew_and_one_that_went_is_silent(events: Events) -> None:
     schedules = scheduled(events, "0 * * * *", "UTC", "2025-06-01T00:30")
     schedules.declare("nightly", [("0 * * * *", "UTC"), ("30 * * * *", "UTC")], at("2025-06-01T00:50"))
