@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -80,6 +81,11 @@ def test_the_demo_can_be_interrupted_repeated_and_destroyed(demo: Demo) -> None:
     again = demo.run()
     assert "nothing to do but ask it" in again
     assert "$ ekiben up" not in again
+
+    command = [sys.executable, "-m", "ekiben.cli", "rebuild", "employment:1", "--json"]
+    rebuilt = subprocess.run(command, cwd=demo.folder, capture_output=True, text=True, timeout=300)
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+    assert json.loads(rebuilt.stdout)["verdict"] == "identical", rebuilt.stdout
 
     gone = demo.run("--clean")
     assert "nothing left" in gone

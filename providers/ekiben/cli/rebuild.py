@@ -87,17 +87,30 @@ def _folder(keep: str) -> Iterator[Path]:
 
     home = Path(platformdirs.user_cache_dir("ekiben")) / "rebuilds"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in home.iterdir():
-        with contextlib.suppress(OSError), (left / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _clear(left)
-    folder = Path(tempfile.mkdtemp(dir=home))
-    with (folder / "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _held(home):
+        for left in home.iterdir():
+            with contextlib.suppress(OSError), _held(left / "lock", wait=False):
+                _clear(left)
+        folder = Path(tempfile.mkdtemp(dir=home))
+        (folder / "lock").touch()
+        alive = contextlib.ExitStack()
+        alive.enter_context(_held(folder / "lock"))
+    with alive:
         try:
             yield folder
         finally:
             _clear(folder)
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or a folder. Raises BlockingIOError when another has it and `wait` is false."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
 
 
 def _clear(folder: Path) -> None:

@@ -183,9 +183,12 @@ def _requests(runtime: Runtime, version: ModelVersion, folder: Path) -> list[dic
         lines = store.get(store.key(where)).decode().splitlines()
     except (ProviderError, SpecError):
         lines = rebuilt.read_text(encoding="utf-8").splitlines() if rebuilt.is_file() else []
-    for line in lines[:REQUESTS]:
-        one = json.loads(line)
-        found.append({"route": str(one.get("route") or "predict"), "request": one["request"]})
+    for number, line in enumerate(lines[:REQUESTS], 1):
+        try:
+            one = json.loads(line)
+            found.append({"route": str(one.get("route") or "predict"), "request": one["request"]})
+        except (ValueError, KeyError, AttributeError) as error:
+            raise SpecError(f'Line {number} of evaluation.jsonl is not {{"route", "request"}}.') from error
     if not found:
         raise SpecError("The version has no sample, and its job wrote no evaluation.jsonl.")
     return found
