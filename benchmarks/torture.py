@@ -23,7 +23,7 @@ from ekiben.records import Job, Platform
 
 PATIENCE_S = 4 * 3600.0
 HANDLER = b"def handler(event, runtime):\n    return event.subject\n"
-PRINT = "for _ in range({count}):\n    print('x' * 99)\n"
+PRINT = "block = ('x' * 99 + '\\n') * 10_000\nfor _ in range({mb}):\n    print(block, end='')\n"
 
 
 def main() -> int:
@@ -68,7 +68,7 @@ def files(host: Hosted, count: int) -> dict[str, Any]:
 
 def output(host: Hosted, mb: int) -> dict[str, Any]:
     lake = bucket(host)
-    loop = PRINT.format(count=mb * 10_000)
+    loop = PRINT.format(mb=mb)
     job = f"{loop}import os, pathlib\npathlib.Path(os.environ['EKIBEN_MODEL_DIR'], 'm').touch()\n"
     training(host, "prints", lake, job.encode())
     began = time.perf_counter()
