@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ def predictions(bento: Path, model: Path, requests: Sequence[Mapping[str, Any]],
     archive.remove(other / "src" / "model")
     shutil.copytree(model, other / "src" / "model")
     python = interpreter(lock_of(bento))
-    before = _answers(python, bento, asked, folder / "recorded.jsonl")
-    now = _answers(python, other, asked, folder / "rebuilt.jsonl")
+    with ThreadPoolExecutor(2) as pool:
+        told = pool.submit(_answers, python, bento, asked, folder / "recorded.jsonl")
+        now = _answers(python, other, asked, folder / "rebuilt.jsonl")
+        before = told.result()
     numbers, largest, first = 0, 0.0, ""
     for i, pair in enumerate(zip(before, now, strict=True)):
         for difference, at in spread(*pair, at=f"answer {i + 1}"):
