@@ -130,10 +130,10 @@ def test_a_forked_worker_that_hangs_is_killed_and_a_fresh_one_serves(tmp_path: P
             "api@v1", parents, tmp_path / "worker.log", plan=plan, spec=lambda: spec, has_room=lambda: True,
             minimum=lambda: 0, changed=lambda reason: None, forked_start_s=0.5,
         )  # fmt: skip
-        worker, held = await pool.acquire()
-        assert held
-        async with worker.session.post("http://worker/predict", json={"x": 2}) as answer:
-            assert await answer.json() == 4.0
+        assert pool.take() is None
+        worker = await pool.wait()
+        request = b'POST /predict HTTP/1.1\r\nHost: worker\r\nContent-Length: 8\r\n\r\n{"x": 2}'
+        assert (await worker.upstreams.ask(b"POST", request)).body == b"4.0"
         pool.release(worker)
         await pool.drain(5)
         assert worker.child.exited.done()

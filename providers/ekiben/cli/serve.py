@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     bento: Annotated[str, typer.Argument(metavar="BENTO", help="A bento's folder, its .tar, or MODEL:3, MODEL@ALIAS.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; else PORT, or 3000.")] = -1,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Without it PORT, else 3000.")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes on the one port.")] = 1,
     socket: Annotated[str, typer.Option(help="A unix socket to listen on, instead of a port.")] = "",
@@ -97,8 +99,8 @@ def _unpacked(tar: Path) -> Path:
     return archive.unpack(tar, digest, cache_dir() / "bentos" / digest)
 
 
-def _port(given: int) -> int:
-    if given >= 0:
+def _port(given: int | None) -> int:
+    if given is not None:
         return given
     text = os.environ.get("PORT", str(DEFAULT_PORT))
     if not text.isdigit() or int(text) > 65535:

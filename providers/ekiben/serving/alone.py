@@ -132,7 +132,7 @@ class Workers:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             for read in self.pids.values():
-                with contextlib.suppress(OSError):
+                if read >= 0:
                     os.close(read)
             worker.serve(command, self.listener)
             status = 0
@@ -156,6 +156,7 @@ class Workers:
                 self.said = True
                 print(f"{self.line} by {self.count} workers (Ctrl-C ends it)", flush=True)
         os.close(self.pids[pid])
+        self.pids[pid] = -1
 
     def gone(self, pid: int, status: int) -> None:
         if self.pids.pop(pid, None) is None:

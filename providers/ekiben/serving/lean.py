@@ -117,11 +117,16 @@ def run(
     *,
     shared: Path | None = None,
     linger_s: float = 0.0,
+    gateway: bool = False,
     ready: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `shared`: where workers of one port add up their metrics. Raises what the service raises."""
+    """Serve until SIGTERM or SIGINT. `shared`: where workers of one port add up their metrics; `gateway`: the only caller is one.
+
+    Raises what the service raises when it starts.
+    """
     reseed()
-    application = Application(service, about, Limits.from_environment(), shared)
+    limits = Limits.from_environment()
+    application = Application(service, about, limits.behind_gateway() if gateway else limits, shared)
 
     async def main() -> None:
         await Lean(application, linger_s=linger_s, shared=shared is not None).serve(listeners, ready)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 __all__ = ["Limits"]
 
@@ -30,6 +30,14 @@ class Limits:
     drain_timeout_s: int = 90
     # A blocking call that was made without a thread and has not returned so long after its deadline never will.
     stuck_s: int = 5
+
+    def behind_gateway(self) -> Limits:
+        """Those of a server whose only caller has limits of its own, and keeps its connections."""
+        day_s, much = 86_400, 1024**4
+        return replace(
+            self, max_body_bytes=much, max_held_bytes=much, max_connections=much, head_timeout_s=day_s,
+            body_timeout_s=day_s, idle_timeout_s=day_s,
+        )  # fmt: skip
 
     @classmethod
     def from_environment(cls) -> Limits:

@@ -90,7 +90,7 @@ class Parent:
                 os.dup2(source, target)
             os.close(self._held_open)
             threading.Thread(target=die_with_parent, args=(self.lifeline,), daemon=True).start()
-            beside("worker").serve(command, listener, lifeline=self.lifeline)
+            beside("worker").serve({**command, "gateway": True}, listener, lifeline=self.lifeline)
             status = 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

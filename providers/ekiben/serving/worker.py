@@ -28,9 +28,9 @@ log = logging.getLogger("ekiben.serving")
 def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -1) -> None:
     """Serve until SIGTERM. `command`: bento (folder), metrics_dir (the worker's own, and removed after its end), and optionally
 
-    env; timeout_s, where the service says none; shared: where workers of one port add up their metrics; linger_s: how long to wait
-    for late callers at the end; says: what to print when ready; ready_fd: what to write to then; removes: what to remove at the
-    end. Raises what the service raises when it is imported or made.
+    env; timeout_s, where the service says none; gateway: the only caller is one, with limits of its own; shared: where workers of
+    one port add up their metrics; linger_s: how long to wait for late callers at the end; says: what to print when ready; ready_fd:
+    what to write to then; removes: what to remove at the end. Raises what the service raises when it is imported or made.
     """
     try:
         _serve(command, listener, lifeline)
@@ -117,6 +117,7 @@ def _serve_lean(command: dict[str, Any], about: dict[str, str], listener: socket
         about,
         shared=Path(shared) if shared else None,
         linger_s=command.get("linger_s", 0.0),
+        gateway=command.get("gateway", False),
         ready=served,
     )
 

@@ -1,0 +1,203 @@
+"""`ekiben serve`: a bento by itself, by one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ekiben.packing.archive import files, write
+
+from .conftest import folder, until
+
+SERVICE = """
+import os
+import bentoml
+
+@bentoml.service
+class Probe:
+    @bentoml.api
+    async def pid(self) -> int:
+        return os.getpid()
+
+    @bentoml.api
+    async def env(self, name: str) -> str:
+        return os.environ.get(name, "")
+"""
+READY = re.compile(r"probe is served at (\S+)")
+
+
+@pytest.fixture
+def bento(tmp_path: Path) -> Path:
+    return folder(tmp_path / "bento", SERVICE)
+
+
+@contextlib.contextmanager
+def serve(*arguments: str, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The running command, and where it says that it serves."""
+    command = [sys.executable, "-m", "ekiben.cli", "serve", *arguments]
+    environment = {**os.environ, **env}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = READY.match(line)
+        if found is None:
+            assert process.stderr is not None
+            raise AssertionError(line + process.stderr.read())
+        yield process, found[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def post(where: str, path: str, body: Any) -> Any:
+    """The JSON or text of an answer from http://host:port or unix:path."""
+    if where.startswith("unix:"):
+        connection = http.client.HTTPConnection("socket", timeout=30)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(where.removeprefix("unix:"))
+    else:
+        connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=30)
+    try:
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        text = answer.read()
+        return json.loads(text) if answer.headers["content-type"] == "application/json" else text.decode()
+    finally:
+        connection.close()
+
+
+def scratch() -> set[str]:
+    return {path.name for path in Path("/tmp").glob("ekiben-serve-*")}
+
+
+def test_one_process_serves_a_folder_on_loopback_and_leaves_nothing(bento: Path, tmp_path: Path) -> None:
+    there = scratch()
+    with serve(str(bento), "--port", "0", TMPDIR="/tmp") as (process, where):
+        assert where.startswith("http://127.0.0.1:")
+        assert post(where, "/pid", {}) == process.pid
+    assert process.returncode == 0
+    assert scratch() <= there
+
+
+def test_port_says_where(bento: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with serve(str(bento), PORT=str(port)) as (_, where):
+        assert where == f"http://127.0.0.1:{port}"
+        done = subprocess.run(
+            [sys.executable, "-m", "ekiben.cli", "serve", str(bento), "--port", str(port)],
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, "cannot listen" in done.stderr) == (3, True)
+
+
+def test_a_tar_is_what_its_name_says(bento: Path, tmp_path: Path) -> None:
+    packed = write(files(bento), tmp_path)
+    named = tmp_path / f"{packed.sha256}.tar"
+    packed.path.rename(named)
+    cache = str(tmp_path / "cache")
+    with serve(str(named), "--socket", str(tmp_path / "s"), XDG_CACHE_HOME=cache) as (process, where):
+        assert where == f"unix:{tmp_path / 's'}"
+        assert (tmp_path / "s").stat().st_mode & 0o077 == 0
+        assert post(where, "/pid", {}) == process.pid
+        with (
+            pytest.raises(AssertionError, match="another process listens there"),
+            serve(str(named), "--socket", str(tmp_path / "s")),
+        ):
+            pass
+    assert not (tmp_path / "s").exists()
+    other = named.with_name("0" * 64 + ".tar")
+    named.rename(other)
+    done = subprocess.run([sys.executable, "-m", "ekiben.cli", "serve", str(other)], capture_output=True, text=True)
+    assert done.returncode == 5
+    assert "0000" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nowhere", "There is no bento at nowhere"), ("/tmp", "is no bento"), ("no.tar", "There is no bento at no.tar")],
+)
+def test_what_is_no_bento_is_named(name: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "ekiben.cli", "serve", name], capture_output=True, text=True)
+    assert (done.returncode, said in done.stderr) == (3, True)
+
+
+def test_several_processes_share_a_port_and_their_metrics_and_one_that_dies_is_replaced(bento: Path) -> None:
+    with serve(str(bento), "--port", "0", "--workers", "2") as (process, where):
+        pids = until(lambda: len(found := {post(where, "/pid", {}) for _ in range(20)}) == 2 and found, "both answer")
+        assert process.pid not in pids
+
+        def counted() -> float:
+            connection = http.client.HTTPConnection(where.removeprefix("http://"))
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+            connection.close()
+            return sum(
+                float(line.rpartition(" ")[2])
+                for line in text.splitlines()
+                if line.startswith('bentoml_service_request_total{endpoint="/pid"')
+            )
+
+        post(where, "/pid", {})
+        total = until(lambda: (now := counted()) >= 21 and now, "the counts of both are there")
+        killed = pids.pop()
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len({post_or_none(where) for _ in range(20)} - {None, killed}) == 2, "another one is there")
+        assert until(lambda: counted() >= total), "what the dead one has counted is not lost"
+    assert process.returncode == 0
+
+
+def post_or_none(where: str) -> Any:
+    try:
+        return post(where, "/pid", {})
+    except OSError:  # it was the dying one that had accepted
+        return None
+
+
+def test_when_several_end_nobody_who_got_through_is_hung_up_on(bento: Path) -> None:
+    lost: list[Exception] = []
+    answered: list[int] = []
+    with serve(str(bento), "--port", "0", "--workers", "2") as (process, where):
+
+        def hammer() -> None:
+            while True:
+                try:
+                    answered.append(post(where, "/pid", {}))
+                except ConnectionRefusedError:
+                    return
+                except Exception as error:
+                    lost.append(error)
+
+        hammers = [threading.Thread(target=hammer) for _ in range(4)]
+        for each in hammers:
+            each.start()
+        until(lambda: len(answered) > 50)
+        process.terminate()
+        for each in hammers:
+            each.join()
+    assert lost == []
+    assert process.returncode == 0
+
+
+def test_a_service_that_does_not_start_ends_the_command_with_its_traceback(tmp_path: Path) -> None:
+    broken = folder(tmp_path / "bento", SERVICE + "\nraise RuntimeError('no licence')\n")
+    for workers in ("1", "2"):
+        command = [sys.executable, "-m", "ekiben.cli", "serve", str(broken), "--port", "0", "--workers", workers]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "no licence" in done.stderr) == (1, True)
