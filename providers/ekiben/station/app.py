@@ -186,7 +186,7 @@ def _resource_routes(
             facts = before.facts if before else {}
             resource = Resource(kind=noun.kind, name=name, spec=spec, tags=given_tags, facts=facts)
             resource = replace(resource, facts=await noun.put(resource, before))
-            resources.write(resource)
+            await asyncio.to_thread(resources.write, resource)
         return web.json_response(_shown(resource))
 
     async def get(request: web.Request) -> web.Response:
@@ -201,7 +201,7 @@ def _resource_routes(
         async with alone(noun.kind, name):
             if resource := resources.get(noun.kind, name):
                 await noun.delete(resource)
-                resources.delete(noun.kind, name)
+                await asyncio.to_thread(resources.delete, noun.kind, name)
         return web.json_response({})
 
     async def listed(request: web.Request) -> web.Response:

@@ -69,22 +69,29 @@ class Functions:
         bundle = await asyncio.to_thread(unpacked, self.context.state_dir, resource.spec)
         _check_handler(resource.name, bundle)
         await asyncio.to_thread(python_for, bundle)
-        tokens.issue(self.context, resource.name, list(resource.spec.get("uses", ())))
-        with self.context.store.transaction():
-            triggers = [trigger.model_dump() for trigger in spec.on]
-            self.events.subscribe(resource.name, triggers, retries=spec.retries, backoff_s=spec.backoff_s)
-            schedules = [(one["cron"], one["zone"]) for one in triggers if one["type"] == "Schedule"]
-            self.schedules.declare(resource.name, schedules, datetime.now(UTC))
+        await asyncio.to_thread(self._declare, resource, spec)
         self._clock_wake.set()
         return {"url": f"{self.context.url}/functions/{resource.name}"}
+
+    def _declare(self, resource: Resource, spec: FunctionSpec) -> None:
+        triggers = [trigger.model_dump() for trigger in spec.on]
+        schedules = [(one["cron"], one["zone"]) for one in triggers if one["type"] == "Schedule"]
+        with self.context.store.transaction():
+            tokens.issue(self.context, resource.name, list(resource.spec.get("uses", ())))
+            self.events.subscribe(resource.name, triggers, retries=spec.retries, backoff_s=spec.backoff_s)
+            self.schedules.declare(resource.name, schedules, datetime.now(UTC))
+
+    def _forget(self, function: str) -> None:
+        with self.context.store.transaction():
+            self.schedules.declare(function, [], datetime.now(UTC))
+            self.events.forget(function)
+            tokens.revoke(self.context, function)
 
     def exists(self, resource: Resource) -> bool:
         return (self.context.state_dir / "code" / str(resource.spec.get("code_sha256"))).is_dir()
 
     async def delete(self, resource: Resource) -> None:
-        self.schedules.declare(resource.name, [], datetime.now(UTC))
-        self.events.forget(resource.name)
-        tokens.revoke(self.context, resource.name)
+        await asyncio.to_thread(self._forget, resource.name)
         running = list(self._calls.pop(resource.name, ()))
         for task in running:
             task.cancel()
