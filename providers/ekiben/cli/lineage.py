@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,9 +77,6 @@ def by_number(ref: str) -> str:
 
 def write(path: str, text: str) -> None:
     """Write a file whole or not at all, or stdout for "-". Raises SpecError where it cannot be written."""
-    import os
-    import secrets
-
     if path == "-":
         show.line(text.rstrip("\n"))
         return
@@ -194,22 +194,18 @@ def _print(branch: Branch, head: str = "", rest: str = "") -> None:
 
 
 def _openlineage(used: Runtime, told: Mapping[str, Any], path: str) -> None:
-    import json as text
-
     from ekiben.lineage.openlineage import events
 
     platform = used.platform
     found = events(told, namespace=f"{platform.project}/{platform.stack}")
-    write(path, "".join(text.dumps(event, sort_keys=True, ensure_ascii=False) + "\n" for event in found))
+    write(path, "".join(json.dumps(event, sort_keys=True, ensure_ascii=False) + "\n" for event in found))
 
 
 def _cyclonedx(used: Runtime, told: Mapping[str, Any], path: str) -> None:
-    import json as text
-
     from ekiben.lineage.cyclonedx import bill
 
     made = bill(told, _packages(used, told))
-    write(path, text.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write(path, json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _packages(used: Runtime, told: Mapping[str, Any]) -> list[Pin]:

@@ -23,7 +23,7 @@ HASHES = {"sha256": "SHA_256", "sha384": "SHA_384", "sha512": "SHA_512"}
 def bill(account: Mapping[str, Any], packages: Sequence[Pin]) -> dict[str, Any]:
     """The ML-BOM of a version (CycloneDX 1.6), checked against the schema: the same version gives the same document.
 
-    The library has no model cards yet (its issue of them is open), so that the card and the data are put in beside what it writes.
+    The library writes no model cards and no descriptions of data, so that these are put in beside what it writes.
     Raises MissingDependency without cyclonedx-python-lib, IntegrityError when what was made is not valid.
     """
     try:
