@@ -50,6 +50,17 @@ def generated() -> dict[Path, str]:
     return found
 
 
+def limits() -> str:
+    """What the lean server takes before it says no."""
+    import dataclasses
+
+    from ekiben.serving.limits import Limits
+
+    rows = ["| limit | default |", "|---|---|"]
+    rows += [f"| `{field.name}` | {field.default:,} |" for field in dataclasses.fields(Limits)]
+    return "\n".join(rows) + "\n"
+
+
 def features() -> str:
     """Which provider has which feature; a number leads to the reason why not."""
     import ekiben
@@ -185,6 +196,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "features": features,
     "exit-codes": exit_codes,
     "error-tree": error_tree,
+    "limits": limits,
     "specs": specs,
 }
 
