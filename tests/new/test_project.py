@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -20,7 +22,7 @@ from ekiben.cli import new
 from tests.fakes.forge import Forge, forge
 from tests.new.test_ci import GITHUB, GITLAB
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -48,23 +50,25 @@ class Project(NamedTuple):
         # No tool of this repository's environment, and the versions that it was tested with: they are in uv's cache.
         path = [each for each in keep.pop("PATH").split(os.pathsep) if Path(each) != BIN]
         tools = self.wheel.parents[1] / "tools"
-        done = subprocess.run(
-            ["bash", "-e", "-c", script],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=800,
-            env={
-                **{name: value for name, value in keep.items() if name != "VIRTUAL_ENV"},
-                "PATH": os.pathsep.join([str(tools), *path]),
-                "PYTHON": sys.executable,
-                "UV_FIND_LINKS": str(self.wheel.parent),
-                "UV_CONSTRAINT": str(ROOT / "requirements.lock"),
-                **environment,
-            },
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        env = {
+            **{name: value for name, value in keep.items() if name != "VIRTUAL_ENV"},
+            "PATH": os.pathsep.join([str(tools), *path]),
+            "PYTHON": sys.executable,
+            "UV_FIND_LINKS": str(self.wheel.parent),
+            "UV_CONSTRAINT": str(ROOT / "requirements.lock"),
+            **environment,
+        }
+        with subprocess.Popen(
+            ["bash", "-e", "-c", script], cwd=self.folder, env=env, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            try:
+                said, complained = process.communicate()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 0, f"{script}\n{said}\n{complained}"
+        return said
 
 
 @pytest.fixture(scope="module")
