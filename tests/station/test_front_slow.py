@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ PATIENT = {"head_s": LONG_S, "body_s": LONG_S, "idle_s": LONG_S, "stalled_s": LO
 def run(
     folder: Path,
     use: Callable[[Callable[[], Awaitable[Streams]], Front], Awaitable[Any]],
-    answer: Callable[[Call], Awaitable[None]] | None = None,
+    answer: Callable[[Call], Coroutine[Any, Any, None]] | None = None,
     **limits: Any,
 ) -> None:
     """Call `use(connect, front)` beside a front with these limits; the others are long."""
@@ -39,7 +39,8 @@ def run(
     async def main() -> None:
         access = AccessLog(folder / "access.jsonl")
         front = Front(
-            admit=lambda call: 10_000_000, answer=answer or echo, access=access, rest=asyncio.Protocol,  # type: ignore[arg-type]
+            admit=lambda call: 10_000_000, answer=lambda call: call.start((answer or echo)(call)), access=access,
+            rest=asyncio.Protocol,
             limits=Limits(**{**PATIENT, **limits}),
         )  # fmt: skip
         listener = socket.create_server(("127.0.0.1", 0))

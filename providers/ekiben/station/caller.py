@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from random import getrandbits
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ekiben.errors import EkibenError, ProviderError, SpecError
 from ekiben.station import http1
@@ -56,6 +57,10 @@ class Call:
     def latency_ms(self) -> float:
         return (time.perf_counter() - self.started) * 1000
 
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what it takes in a task, which ends when the caller leaves while the call is held."""
+        self.task = asyncio.get_running_loop().create_task(work)
+
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """The whole answer."""
         self.begun, self.status, self.size = True, status, len(body)
@@ -65,7 +70,8 @@ class Call:
             told, body = (b"" if b"Content-Length:" in lines else told), b""
         closes = b"" if connection.keeps else b"Connection: close\r\n"
         head = b"%b%b%bDate: %b\r\n%b\r\n" % (http1.status_line(status), lines, told, http_date(), closes)
-        connection.transport.write(head + body)
+        if not self.gone:
+            connection.transport.write(head + body)
         connection.answered(self)
 
     def refuse(self, error: EkibenError, status: int = 0, headers: dict[str, str] | None = None) -> None:

@@ -11,9 +11,9 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ekiben.errors import EkibenError, SpecError, Unavailable
 from ekiben.station import http1
@@ -142,12 +142,15 @@ class Connection(asyncio.Protocol):
         elif not self.keeps or self._front.closing:
             self.transport.close()
         elif self._stalled is None:
-            self._next()
+            # Not from here when there is another request already: of a thousand that are refused each would be inside the last.
+            self._front.loop.call_soon(self._next) if self._buffer else self._next()
 
     def idle(self) -> bool:
         return self._call is None and not self._buffer
 
     def _next(self) -> None:
+        if self.transport.is_closing():
+            return
         self._read, self._timed = self._read_head, False
         self._within(self._limits.idle_s, self.transport.close)
         if self._buffer:
@@ -251,7 +254,7 @@ class Connection(asyncio.Protocol):
         self._body = []
         call.body = body
         self.deadlines.clear(self)
-        call.task = self._front.loop.create_task(self._front.answer(call))
+        self._front.answer(call)
 
     def _hand_over(self, data: bytes) -> None:
         """To aiohttp, which reads the head again and does all else with this connection."""
@@ -291,7 +294,7 @@ class Front:
         self,
         *,
         admit: Callable[[Call], int],
-        answer: Callable[[Call], Coroutine[Any, Any, None]],
+        answer: Callable[[Call], None],
         access: AccessLog,
         rest: Callable[[], asyncio.Protocol],
         limits: Limits = LIMITS,

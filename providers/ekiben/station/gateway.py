@@ -11,10 +11,11 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-from ekiben.errors import ModelFailed, NotFound, Unavailable
+from ekiben.errors import EkibenError, ModelFailed, NotFound, Unavailable
 from ekiben.records import RevisionMetrics
 from ekiben.specs import EndpointSpec
 from ekiben.station.caller import Call, Gone, refuse
@@ -73,6 +74,13 @@ class Live:
 
 def pick(live: Live, which: str) -> str:
     """The revision for the next request: the one asked for (id or tag), else by weight, evenly spread (smooth round robin)."""
+    if (
+        not which
+        and len(live.weights) == 1
+        and (only := next(iter(live.weights))) in live.pools
+        and live.weights[only] > 0
+    ):
+        return only
     if which:
         id = which if which in live.pools else live.tags.get(which, "")
         if id not in live.pools:
@@ -104,10 +112,7 @@ class Gateway:
         head = call.head
         assert head is not None
         self._guard.check_host(head.named[b"host"].decode("latin-1"))
-        match = TARGET.fullmatch(head.target)
-        assert match is not None
-        name, _, call.which = unquote(match[1].decode()).partition("@")
-        call.route, call.query = (match[2] or b"").decode(), (match[3] or b"").decode()
+        name, call.which, call.route, call.query = _target(head.target)
         live = self._live.get(name)
         if live is None or live.spec.auth != "none":
             path = head.target.partition(b"?")[0].decode()
@@ -120,50 +125,99 @@ class Gateway:
         call.endpoint = name
         return live.spec.max_request_bytes
 
-    async def answer(self, call: Call) -> None:
-        """Answer a call from a worker. Every outcome is counted for the revision that it was meant for."""
+    def answer(self, call: Call) -> None:
+        """Answer a call from a worker: at once when one has room and an open connection, else in a task of its own.
+
+        Every outcome is counted for the revision that the call was meant for.
+        """
         self._used()
         live = self._live.get(call.endpoint)
-        counter = None
-        failed = True
         try:
             if live is None:
                 raise NotFound("local", f"use the endpoint {call.endpoint!r}", "it is being deleted")
             call.revision = pick(live, call.which)
-            counter = live.counters.setdefault(call.revision, Counter())
-            await _from_some_worker(live, call)
-            failed = call.status >= 500
-        except asyncio.CancelledError:  # the caller has left while it was held
-            failed = False
-            raise
-        except Gone:
-            failed = False
-            call.abort()
+        except (Refused, EkibenError) as error:
+            refuse(call, error)
+            return
+        pool = live.pools[call.revision]
+        worker = pool.take()
+        if worker is not None and worker.upstreams.idle:
+            Straight(live, pool, worker, call)
+        else:
+            call.start(_answer(live, pool, call, worker, None))
+
+
+class Straight:
+    """A call on its way without a task: what goes wrong, and what is streamed, is a task's."""
+
+    __slots__ = ("call", "live", "pool", "upstream", "worker")
+
+    def __init__(self, live: Live, pool: Pool, worker: Worker, call: Call) -> None:
+        self.live, self.pool, self.worker, self.call = live, pool, worker, call
+        assert call.head is not None
+        self.upstream = worker.upstreams.idle.pop()
+        call.connection.deadlines.set(call, live.spec.timeout_s, self.late)
+        self.upstream.ask(call.head.method, _message(live, call), self.told)
+
+    def told(self, outcome: Answer | Broken) -> None:
+        self.call.connection.deadlines.clear(self.call)
+        if isinstance(outcome, Broken) or outcome.body is None:
+            self.call.start(_answer(self.live, self.pool, self.call, self.worker, outcome))
+            return
+        self.worker.timeouts = 0
+        self.pool.release(self.worker)
+        try:
+            _reply(self.live, self.call, outcome, cold=False)
         except Exception as error:
-            if call.begun:
-                call.abort()
-            else:
-                if isinstance(error, Refused) and counter is not None:
-                    error.headers.setdefault("Ekiben-Revision", call.revision)
-                refuse(call, error)
-        finally:
-            if counter is not None:
-                counter.requests += 1
-                counter.errors += failed
-                counter.last_ms.append(call.latency_ms)
+            refuse(self.call, error)
+        _count(self.live, self.call)
+
+    def late(self) -> None:
+        self.upstream.abandon()
+        self.pool.timed_out(self.worker)
+        self.pool.release(self.worker)
+        refused = _slow(self.live, self.pool)
+        refused.headers["Ekiben-Revision"] = self.call.revision
+        refuse(self.call, refused)
+        _count(self.live, self.call)
 
 
-async def _from_some_worker(live: Live, call: Call) -> None:
-    pool = live.pools[call.revision]
+async def _answer(live: Live, pool: Pool, call: Call, worker: Worker | None, outcome: Answer | Broken | None) -> None:
+    """Answer a call; it may have a worker already, and that may have said something."""
+    failed: bool | None = None
+    try:
+        await _from_some_worker(live, pool, call, worker, outcome)
+    except asyncio.CancelledError:  # the caller has left while it was held
+        failed = False
+        raise
+    except Gone:
+        failed = False
+        call.abort()
+    except Exception as error:
+        failed = True
+        if call.begun:
+            call.abort()
+        else:
+            if isinstance(error, Refused):
+                error.headers.setdefault("Ekiben-Revision", call.revision)
+            refuse(call, error)
+    finally:
+        _count(live, call, failed)
+
+
+async def _from_some_worker(
+    live: Live, pool: Pool, call: Call, worker: Worker | None, outcome: Answer | Broken | None
+) -> None:
     cold = False
     for again in (True, False):
-        worker = pool.take()
+        if worker is None:
+            worker = pool.take()
         if worker is None:
             call.held = True
             worker = await pool.wait(live.held(pool))
             call.held, cold = False, True
         try:
-            await _exchange(live, pool, worker, call, cold=cold)
+            await _exchange(live, pool, worker, call, outcome, cold=cold)
             return
         except Broken as broken:
             if call.begun:
@@ -185,26 +239,28 @@ async def _from_some_worker(live: Live, call: Call) -> None:
                 ) from broken
         finally:
             pool.release(worker)
+        worker = outcome = None
 
 
-async def _exchange(live: Live, pool: Pool, worker: Worker, call: Call, *, cold: bool) -> None:
-    """Ask the worker, log what it says, answer with it. Raises Broken, Gone, Refused (504)."""
+async def _exchange(
+    live: Live, pool: Pool, worker: Worker, call: Call, outcome: Answer | Broken | None, *, cold: bool
+) -> None:
+    """Ask the worker, unless there is an outcome already, and answer with what it says. Raises Broken, Gone, Refused (504)."""
     assert call.head is not None
-    method, message = call.head.method, _message(live, call)
+    if isinstance(outcome, Broken) and not outcome.silent:
+        raise outcome
+    if outcome is not None and not isinstance(outcome, Answer):
+        worker.upstreams.close_idle()
     late = Late(asyncio.current_task())
-    call.connection.deadlines.set(late, live.spec.timeout_s, late)
-    answer: Answer | None = None
+    call.connection.deadlines.set(
+        late, live.spec.timeout_s - call.latency_ms / 1000 if outcome else live.spec.timeout_s, late
+    )
+    answer = outcome if isinstance(outcome, Answer) else None
     try:
-        answer = await worker.upstreams.ask(method, message)
-        if method == b"POST":
-            _log(live, call, answer)
-        lines = b"%bEkiben-Revision: %b\r\nEkiben-Request-Id: %b\r\n%b" % (
-            answer.head.lines, call.revision.encode(), call.id.encode(), b"Ekiben-Cold: 1\r\n" if cold else b"",
-        )  # fmt: skip
-        if answer.body is not None:
-            call.answer(answer.head.status, lines, answer.body)
-        else:
-            call.begin(answer.head.status, lines, answer.head.length)
+        if answer is None:
+            answer = await worker.upstreams.ask(call.head.method, _message(live, call))
+        _reply(live, call, answer, cold=cold)
+        if answer.body is None:
             while part := await answer.upstream.more():
                 await call.send(part)
             call.finish()
@@ -216,12 +272,39 @@ async def _exchange(live: Live, pool: Pool, worker: Worker, call: Call, *, cold:
         if call.connection.stalled:  # the model is not to blame for a caller who does not read
             raise Gone from None
         pool.timed_out(worker)
-        slow = f"local: cannot call {pool.name}: the model took longer than {live.spec.timeout_s:g} s (timeout_s)."
-        raise Refused(ModelFailed(slow, log_uri=pool.log_path.as_uri()), 504) from None
+        raise _slow(live, pool) from None
     finally:
         call.connection.deadlines.clear(late)
         if answer is not None and answer.body is None:
             answer.upstream.leave()
+
+
+def _reply(live: Live, call: Call, answer: Answer, *, cold: bool) -> None:
+    """Log the answer and send it, or its head when it is streamed."""
+    assert call.head is not None
+    if call.head.method == b"POST":
+        _log(live, call, answer)
+    lines = b"%bEkiben-Revision: %b\r\nEkiben-Request-Id: %b\r\n%b" % (
+        answer.head.lines, call.revision.encode(), call.id.encode(), b"Ekiben-Cold: 1\r\n" if cold else b"",
+    )  # fmt: skip
+    if answer.body is not None:
+        call.answer(answer.head.status, lines, answer.body)
+    else:
+        call.begin(answer.head.status, lines, answer.head.length)
+
+
+def _count(live: Live, call: Call, failed: bool | None = None) -> None:
+    counter = live.counters.get(call.revision)
+    if counter is None:
+        counter = live.counters[call.revision] = Counter()
+    counter.requests += 1
+    counter.errors += call.status >= 500 if failed is None else failed
+    counter.last_ms.append(call.latency_ms)
+
+
+def _slow(live: Live, pool: Pool) -> Refused:
+    slow = f"local: cannot call {pool.name}: the model took longer than {live.spec.timeout_s:g} s (timeout_s)."
+    return Refused(ModelFailed(slow, log_uri=pool.log_path.as_uri()), 504)
 
 
 class Late:
@@ -236,6 +319,15 @@ class Late:
         self.fired = True
         if self.task is not None:
             self.task.cancel()
+
+
+@lru_cache(1024)
+def _target(target: bytes) -> tuple[str, str, str, str]:
+    """The endpoint, the revision or tag, the route and the query that a target names."""
+    match = TARGET.fullmatch(target)
+    assert match is not None
+    name, _, which = unquote(match[1].decode()).partition("@")
+    return name, which, (match[2] or b"").decode(), (match[3] or b"").decode()
 
 
 def _message(live: Live, call: Call) -> bytes:

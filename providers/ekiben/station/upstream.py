@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -38,11 +39,10 @@ class Upstream(asyncio.Protocol):
     """One connection, and one exchange at a time on it."""
 
     def __init__(self, home: Upstreams) -> None:
-        self.used = False
         self._home = home
         self._transport: asyncio.Transport
         self._asked = b""
-        self._answer: asyncio.Future[Answer] | None = None
+        self._then: Callable[[Answer | Broken], None] | None = None
         self._head: http1.Response | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -50,17 +50,20 @@ class Upstream(asyncio.Protocol):
         self._left = 0
         self._streams = False
         self._arrived = asyncio.Event()
-        self._ended = False
+        self._ended = True
         self._keeps = False
         self._lost = ""
 
-    def ask(self, method: bytes, message: bytes) -> asyncio.Future[Answer]:
-        """Send a whole request. The answer is there, or Broken, when the future is done; cancelling it closes the connection."""
-        self._asked = method
-        self._answer = asyncio.get_running_loop().create_future()
+    def ask(self, method: bytes, message: bytes, then: Callable[[Answer | Broken], None]) -> None:
+        """Send a whole request. `then` is told once: the answer, or why there is none."""
+        self._asked, self._then = method, then
         self._head, self._streams, self._ended = None, False, False
         self._transport.write(message)
-        return self._answer
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._then = None
+        self.close()
 
     async def more(self) -> bytes:
         """What has come of a streamed answer since; empty at its end. Raises Broken when it breaks off."""
@@ -79,7 +82,7 @@ class Upstream(asyncio.Protocol):
 
     def leave(self) -> None:
         """Read no more of a streamed answer: one that is not at its end has no use for its connection any more."""
-        if self._answer is not None or self._parts:
+        if not self._ended or self._parts:
             self.close()
 
     def close(self) -> None:
@@ -89,7 +92,7 @@ class Upstream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, and does not say so
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:
+        if self._ended:
             self.close()  # nobody has asked
             return
         try:
@@ -141,9 +144,7 @@ class Upstream(asyncio.Protocol):
         self._chunks = http1.Chunked() if head.length == -1 else None
         self._streams = not 0 <= head.length <= WHOLE_BYTES
         if self._streams:
-            assert self._answer is not None
-            if not self._answer.done():
-                self._answer.set_result(Answer(head, None, self))
+            self._tell(Answer(head, None, self))
 
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
@@ -155,21 +156,17 @@ class Upstream(asyncio.Protocol):
 
     def _finish(self, *, keep: bool = True) -> None:
         """The answer is whole. The connection is used again, unless more came than there should be."""
-        head, answer = self._head, self._answer
+        head = self._head
         assert head is not None
-        assert answer is not None
-        self._ended, self.used = True, True
-        if not self._streams:
-            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts = []
-            if not answer.done():
-                answer.set_result(Answer(head, body, self))
-        self._answer = None
+        self._ended = True
         self._keeps = keep and head.keep_alive
-        if not self._streams:
-            self._rest()
-        else:
+        if self._streams:
             self._arrived.set()
+            return
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        self._rest()
+        self._tell(Answer(head, body, self))
 
     def _rest(self) -> None:
         """Nothing of the answer is left here: the connection can be used again, or is of no use."""
@@ -181,10 +178,14 @@ class Upstream(asyncio.Protocol):
 
     def _break(self, why: str, *, silent: bool) -> None:
         self._lost = why
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Broken(why, silent=silent))
         self._arrived.set()
         self._transport.abort()
+        self._tell(Broken(why, silent=silent))
+
+    def _tell(self, outcome: Answer | Broken) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then(outcome)
 
 
 class Upstreams:
@@ -197,22 +198,17 @@ class Upstreams:
 
     async def ask(self, method: bytes, message: bytes) -> Answer:
         """Send a whole request; returns its answer. Cancelled, it closes the connection. Raises Broken."""
-        upstream = self.idle.pop() if self.idle else await self._connect()
-        used = upstream.used
-        try:
-            try:
-                return await upstream.ask(method, message)
-            except Broken as broken:
-                # It may be closed for having been idle, which says nothing about the worker.
-                if not (used and broken.silent):
-                    raise
-                while self.idle:
-                    self.idle.pop().close()
-                upstream = await self._connect()
-                return await upstream.ask(method, message)
-        except asyncio.CancelledError:
-            upstream.close()
-            raise
+        outcome: Answer | Broken = Broken("", silent=True)
+        if self.idle:
+            outcome = await _asked(self.idle.pop(), method, message)
+            # It may be closed for having been idle, which says nothing about the worker.
+            if isinstance(outcome, Broken) and outcome.silent:
+                self.close_idle()
+        if isinstance(outcome, Broken) and outcome.silent:
+            outcome = await _asked(await self._connect(), method, message)
+        if isinstance(outcome, Broken):
+            raise outcome
+        return outcome
 
     async def _connect(self) -> Upstream:
         try:
@@ -222,6 +218,10 @@ class Upstreams:
         self._all.add(upstream)
         return upstream
 
+    def close_idle(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
+
     def forget(self, upstream: Upstream) -> None:
         self._all.discard(upstream)
         if upstream in self.idle:
@@ -230,3 +230,13 @@ class Upstreams:
     def close(self) -> None:
         for upstream in list(self._all):
             upstream.close()
+
+
+async def _asked(upstream: Upstream, method: bytes, message: bytes) -> Answer | Broken:
+    answer: asyncio.Future[Answer | Broken] = asyncio.get_running_loop().create_future()
+    upstream.ask(method, message, answer.set_result)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        upstream.abandon()
+        raise
