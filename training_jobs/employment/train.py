@@ -172,6 +172,7 @@ def signature(test: pd.DataFrame, chance: np.ndarray) -> dict[str, Any]:
         "target": TARGET,
         "keys": [ID, YEAR],
         "checked": list(CHECKED),
+        **job.fast_path(),
         "sample": {"route": "predict", "request": {"person": person}, "response": answer},
     }
 

@@ -32,7 +32,7 @@ def pack(
 ) -> Bundle:
     """The bento of a template and the files below the folder `model`, as <digest>.tar in `into`, or else beside the template.
 
-    `signature` is what the job wrote: columns, target, sample. `sha256` is the template's, where it is known. The same inputs
+    `signature` is what the job wrote: columns, target, sample, fast_path. `sha256` is the template's, where known. The same inputs
     give the same digest on another day, machine or user. Raises IntegrityError when the template is not the one of its SHA-256,
     SpecError when there is no model file, or the signature is not JSON.
     """
@@ -41,10 +41,11 @@ def pack(
         raise SpecError(
             f"There is no model to pack: the folder {str(model)!r} is empty. Did the job write to EKIBEN_MODEL_DIR?"
         )
-    described = {name: value for name, value in signature.items() if name != "sample"}
+    described = {name: value for name, value in signature.items() if name not in ("sample", "fast_path")}
+    stated = {name: signature[name] for name in ("fast_path",) if name in signature}
     try:
         manifest = json.dumps(
-            {"schema": 1, "signature": described, "sample": signature.get("sample", {})},
+            {"schema": 1, "signature": described, "sample": signature.get("sample", {}), **stated},
             sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"),
         ).encode()  # fmt: skip
     except (TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ekiben import packing
 from ekiben.errors import IntegrityError, ModelFailed, NotFound
-from ekiben.serving import plain
+from ekiben.serving import plain, trees
 from ekiben.station import environments
 from ekiben.station.bundles import path_of
 
@@ -79,7 +79,8 @@ def prepare(uri: str, digest: str, folder: Path) -> Plan:
         raise ModelFailed(f"local: cannot serve {uri}: the archive is no bento (it has no bento.yaml). Pack it again.")
     python = environments.interpreter(environments.lock_of(folder))
     source = folder / "src"
-    return Plan(folder, python, plain.preloaded(source, environments.modules(source)))
+    modules = plain.preloaded(source, environments.modules(source))
+    return Plan(folder, python, trees.preloaded(folder, modules))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 from . import library
 from .library import Found
 
-__all__ = ["KIND", "install", "is_model", "preferred"]
+__all__ = ["KIND", "install", "is_model", "preloaded", "verdict"]
 
 # What the stand-in does: a new number when it comes to its answers another way.
 KIND = "xgboost-c-api-1"
@@ -35,10 +35,7 @@ def install(bento: Path) -> None:
     To be called before the service is imported, with the bento's environment on `sys.path`. Otherwise all stays as it is; the log
     says why where it could be otherwise.
     """
-    if (found := preferred(bento)) is None:
-        return
-    if "xgboost" in sys.modules:
-        log.info("xgboost itself predicts: it was imported before the service was")
+    if (found := _preferred(bento)) is None:
         return
     from . import handover, package
 
@@ -47,11 +44,32 @@ def install(bento: Path) -> None:
     handover.on_load(lambda why: _keep(place, {"needs": why}))
 
 
-def preferred(bento: Path) -> Found | None:
+def preloaded(bento: Path, modules: list[str]) -> list[str]:
+    """Of what a parent of workers would import for `bento`, what is needed: not xgboost, where the stand-in is used."""
+    stated = _read(bento / "ekiben.json").get("fast_path")
+    if not isinstance(stated, dict) or stated.get("kind") != KIND:
+        return modules
+    return [name for name in modules if name.partition(".")[0] != "xgboost"]
+
+
+def verdict(folder: Path) -> dict[str, Any] | None:
+    """Does the stand-in answer as xgboost does for the models below `folder`? None where there are none. Takes some seconds.
+
+    Raises ImportError without xgboost, and what xgboost raises.
+    """
+    models = sorted(_models(folder))
+    if not models or library.find() is None:
+        return None
+    from . import parity
+
+    return parity.compare(folder, models)
+
+
+def _preferred(bento: Path) -> Found | None:
     """The library that the stand-in would use for `bento`, or None when xgboost itself is to predict."""
     if os.environ.get("EKIBEN_EXACT", "0") not in ("", "0"):
         return None
-    models = sorted(_models(bento / "src"))
+    models = sorted(_models(bento / "src" / "model"))
     found = library.find() if models else None
     if found is None:
         return None
@@ -84,11 +102,11 @@ def is_model(path: Path) -> bool:
     return head[:1] == b"{" and b"learner" in head
 
 
-def _models(source: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(source / "model"):
+def _models(below: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(below):
         for name in names:
             if is_model(path := Path(folder, name)):
-                yield path.relative_to(source / "model").as_posix()
+                yield path.relative_to(below).as_posix()
 
 
 def _is_about(verdict: dict[str, Any], found: Found, models: list[str]) -> bool:

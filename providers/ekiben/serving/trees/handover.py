@@ -17,13 +17,14 @@ from weakref import WeakSet
 
 from .library import XGBoostError
 
-__all__ = ["StandIn", "Standing", "at_work", "loaded", "on_load", "real"]
+__all__ = ["StandIn", "Standing", "at_work", "loaded", "on_load", "put_aside", "real"]
 
 log = logging.getLogger("ekiben.serving")
 _lock = threading.RLock()
 _module: ModuleType | None = None
 _loading = False
 _waiting: list[Callable[[str], object]] = []
+_aside: dict[str, ModuleType] = {}
 
 
 class StandIn(ModuleType):
@@ -86,6 +87,12 @@ def loaded() -> ModuleType | None:
     return _module
 
 
+def put_aside() -> None:
+    """Where a parent process has imported the real package before, take it out of sight until it is needed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "xgboost"]:
+        _aside[name] = sys.modules.pop(name)
+
+
 def at_work() -> bool:
     """Is the real package loaded, or just being loaded?"""
     return _loading or _module is not None
@@ -108,6 +115,7 @@ def real(why: str, *, lasting: bool = False) -> ModuleType:
         stand_in = sys.modules.get("xgboost")
         if isinstance(stand_in, StandIn):
             del sys.modules["xgboost"]
+        sys.modules.update(_aside)
         _loading = True
         try:
             module = importlib.import_module("xgboost")

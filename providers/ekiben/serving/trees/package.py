@@ -52,5 +52,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def put_in_place(found: Found) -> None:
-    """From now on `import xgboost` gives the stand-in, where it has not been imported yet."""
+    """From now on `import xgboost` gives the stand-in; a real package that was imported already is kept for when it is needed."""
+    handover.put_aside()
     sys.meta_path.insert(0, _Finder(found))
