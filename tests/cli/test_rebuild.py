@@ -130,8 +130,10 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[World]:
-    with started(tmp_path_factory.mktemp("world")) as stage:
-        yield World(stage, wheels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # for the environments of the runs
+        with started(tmp_path_factory.mktemp("world")) as stage:
+            yield World(stage, wheels)
 
 
 @pytest.fixture
