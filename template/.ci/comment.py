@@ -66,7 +66,7 @@ def find(mark: str, headers: dict[str, str], comments: str) -> int:
     page = 1
     while found := ask("GET", f"{comments}?per_page={PAGE}&page={page}", headers):
         for comment in found:
-            if comment["body"].startswith(mark):
+            if (comment["body"] or "").startswith(mark):
                 return int(comment["id"])
         if len(found) < PAGE:
             break
