@@ -33,7 +33,9 @@ def main() -> None:
 def train(data: Path, into: Path) -> dict[str, float]:
     """Write model.ubj from the rows of the CSV file; the error on rows that it has not seen, in kilowatts."""
     with lzma.open(data) as file:
-        rows = pd.read_csv(file, na_values=["?"], usecols=[TARGET, *COLUMNS], skiprows=lambda i: i % STEP > 1, dtype="float32")
+        rows = pd.read_csv(
+            file, na_values=["?"], usecols=[TARGET, *COLUMNS], skiprows=lambda i: i % STEP > 1, dtype="float32"
+        )
     rows = rows.dropna(subset=[TARGET])
     seen, unseen = rows.iloc[::2], rows.iloc[1::2]
     matrix = xgboost.QuantileDMatrix(seen[COLUMNS].to_numpy(), seen[TARGET])

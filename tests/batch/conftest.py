@@ -84,26 +84,29 @@ def batch(model, tmp_path) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def platform(bento, tmp_path, monkeypatch) -> Path:
-    """A platform with the storage `lake` and two versions of the model `sums` in its registry: the folder of `lake`."""
+    """A platform with the storage `lake` and two versions of the model `sums` in its registry: the folder of `lake`.
+
+    The model `free` is the same, with a signature that names no columns: a frame is given all but the keys.
+    """
     lake = tmp_path / "platform" / "lake"
     lake.mkdir(parents=True)
     parts = [
         Part(name="lake", kind="storage", provider="local", ref="lake", facts={"uri": lake.as_uri()}),
         Part(
             name="models", kind="registry", provider="local", ref="models",
-            facts={"uri": f"{lake.as_uri()}/registry/models", "require_approval": False},
+            facts={"uri": f"{lake.as_uri()}/registry/models"},
         ),
     ]  # fmt: skip
     record = Platform(project="shop", stack="test", parts={part.name: part for part in parts})
     path = tmp_path / "platform.json"
     path.write_text(record.to_json())
     models = ek.connect(path).registry("models")
-    for factor in (2.0, 3.0):
+    for name, factor, signature in (("sums", 2.0, SIGNATURE), ("sums", 3.0, SIGNATURE), ("free", 2.0, {})):
         built = bento(factor)
         models.register(
             ModelVersion(
-                model="sums", version=0, key=f"run-{factor}", digest=built.sha256, bento_uri=built.path.as_uri(),
-                created_at=now(), created_by="ana", signature=SIGNATURE,
+                model=name, version=0, key=f"run-{name}-{factor}", digest=built.sha256, bento_uri=built.path.as_uri(),
+                created_at=now(), created_by="ana", signature=signature,
             )
         )  # fmt: skip
     models.alias("sums:1", "champion", who="ana", why="it is the first")

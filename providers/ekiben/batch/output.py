@@ -75,7 +75,8 @@ class Output:
         self._put(table, errors)
         if table is not None:
             self._tables.append(table)
-            self._bytes += table.nbytes
+            # With all of a buffer that only a slice of is used: that is what is held.
+            self._bytes += table.get_total_buffer_size()
         self._part_errors.extend(errors)
         self.end, self.seen = result.piece.end, seen
         if (

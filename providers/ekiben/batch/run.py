@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +88,8 @@ def run(batch: Batch) -> dict[str, Any]:
                 output.replay(journal.load(key))
             resumed = output.end
             batch.advance(output.end, output.failed)
-            pieces = _unseen(batch.source, _types(batch.source, route, keys), rows, output.end, output.seen)
+            types = _types(batch.source, route, keys)
+            pieces = stack.enter_context(closing(_unseen(batch.source, types, rows, output.end, output.seen)))
             count = batch.workers or cores()
             crew = Crew(plan, route.name, count, timeout_s=batch.timeout_s)
             for result, seen in _predictions(stack, crew, count, route, pieces, (*NULLS, *batch.nulls)):
@@ -104,6 +105,7 @@ def run(batch: Batch) -> dict[str, Any]:
         "rows": output.end, "predicted": output.predicted, "failed": output.failed, "resumed_rows": resumed,
         "model": batch.model.ref, "digest": batch.model.digest, "route": route.name, "output": str(batch.output),
         "errors": str(journal.errors_place) if output.failed else "", "seconds": round(time.monotonic() - begun, 3),
+        "start_seconds": round(crew.start_s, 3),
     }  # fmt: skip
 
 
@@ -156,28 +158,32 @@ def _types(source: Source, route: Route, keys: Mapping[str, Any]) -> dict[str, A
     return {**dict.fromkeys((key for key in keys if key in there), None), **wanted}
 
 
-def _unseen(source: Source, types: Mapping[str, Any], rows: int, done: int, seen: str) -> Iterator[tuple[Piece, str]]:
+def _unseen(
+    source: Source, types: Mapping[str, Any], rows: int, done: int, seen: str
+) -> Generator[tuple[Piece, str], None, None]:
     """The input after the row number `done`, in pieces of `rows`, each with a digest of all the input up to its end.
 
     Files have a digest of their own, and the piece's is empty. What a query gave before is read again, and compared: SpecError.
     """
-    pieces = regrouped(source.read(types, done), rows)
-    if "files" in source.identity():
-        yield from ((piece, "") for piece in pieces)
-        return
     hashed, at = hashlib.sha256(), 0
+    by_itself = "files" in source.identity()
     other = SpecError(
         "The query does not give the rows that it gave before. Give it an ORDER BY, or begin again with --restart."
     )
-    for piece in pieces:
-        for part in piece.table.combine_chunks().to_batches():
-            hashed.update(part.serialize())
-        digest, at = hashed.hexdigest(), piece.end
-        if at > done:
-            yield piece, digest
-        elif at == done and digest != seen:
-            raise other
-    if at < done:
+    with closing(regrouped(source.read(types, done), rows)) as pieces:
+        for piece in pieces:
+            if by_itself:
+                if piece.table.num_rows or piece.bad:
+                    yield piece, ""
+                continue
+            for part in piece.table.combine_chunks().to_batches():
+                hashed.update(part.serialize())
+            digest, at = hashed.hexdigest(), piece.end
+            if at > done:
+                yield piece, digest
+            elif done and at == done and digest != seen:
+                raise other
+    if not by_itself and at < done:
         raise other
 
 

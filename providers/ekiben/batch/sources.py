@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import lzma
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -56,17 +58,20 @@ class Files:
     def guessed(self, names: Sequence[str], nulls: Sequence[str]) -> dict[str, str]:
         """For columns of text: number or boolean, where the head of the first file has nothing else in them."""
         import pyarrow as pa
-        import pyarrow.csv as csv
+        import pyarrow.csv as arrow_csv
 
         first = self.files[0]
         if first.format[0] != "csv":
             return {}
         with _reading(first), first.open() as handle:
             head = _unpacked(handle, first).read(BLOCK_BYTES // 4)
-            head = head[: head.rfind(b"\n") + 1] or head
-            table = csv.read_csv(
-                io.BytesIO(head), parse_options=self._parsing(first, lambda row: "skip"),
-                convert_options=csv.ConvertOptions(
+            cut = len(head) if len(head) < BLOCK_BYTES // 4 else head.rfind(b"\n") + 1
+            while cut and head.count(b'"', 0, cut) % 2:
+                cut = head.rfind(b"\n", 0, cut - 1) + 1
+            table = arrow_csv.read_csv(
+                io.BytesIO(head[:cut]), read_options=arrow_csv.ReadOptions(use_threads=False),
+                parse_options=self._parsing(first, lambda row: "skip"),
+                convert_options=arrow_csv.ConvertOptions(
                     include_columns=list(names), include_missing_columns=True, null_values=list(nulls)
                 ),
             )  # fmt: skip
@@ -124,47 +129,52 @@ class Files:
     def _csv(self, file: File, handle: Any, names: list[str]) -> Iterator[Piece]:
         import numpy as np
         import pyarrow as pa
-        import pyarrow.csv as csv
+        import pyarrow.csv as arrow_csv
 
         bad: list[tuple[int, str]] = []
+        refused: deque[tuple[int, str]] = deque()
 
         def refuse(row: Any) -> str:
-            bad.append((row.number - 1, f"it has {row.actual_columns} values, not {row.expected_columns}"))
+            refused.append((row.number - 1, f"it has {row.actual_columns} values, not {row.expected_columns}"))
             return "skip"
 
         end = 0
         # Rows have numbers only when one thread reads them; it costs little.
-        reader = csv.open_csv(
-            _unpacked(handle, file), read_options=csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        with arrow_csv.open_csv(
+            _unpacked(handle, file), read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
             parse_options=self._parsing(file, refuse),
-            convert_options=csv.ConvertOptions(
+            convert_options=arrow_csv.ConvertOptions(
                 include_columns=names, include_missing_columns=True, column_types=dict.fromkeys(names, pa.string()),
                 strings_can_be_null=False,
             ),
-        )  # fmt: skip
-        for batch in reader:
-            count = batch.num_rows
-            numbers = np.arange(end + 1, end + 1 + count + len(bad))
-            if bad:
-                numbers = np.setdiff1d(numbers, [number for number, _ in bad])
-            numbers = numbers[:count]
-            end = int(numbers[-1]) if count else end
-            passed = [entry for entry in bad if entry[0] < end]
-            bad = [entry for entry in bad if entry[0] > end]
-            yield Piece(pa.table(batch.columns, names=batch.schema.names), pa.array(numbers), passed, True, end)
-        if bad:
+        ) as reader:  # fmt: skip
+            for batch in reader:
+                count = batch.num_rows
+                # Arrow reads ahead in a thread of its own: what it has refused may be of later rows.
+                bad += [refused.popleft() for _ in range(len(refused))]
+                numbers = np.arange(end + 1, end + 1 + count + len(bad))
+                if bad:
+                    numbers = np.setdiff1d(numbers, [number for number, _ in bad])
+                numbers = numbers[:count]
+                end = int(numbers[-1]) if count else end
+                passed = [entry for entry in bad if entry[0] < end]
+                bad = [entry for entry in bad if entry[0] > end]
+                yield Piece(pa.table(batch.columns, names=batch.schema.names), pa.array(numbers), passed, True, end)
+        if bad := [*bad, *refused]:
             nothing = pa.table({name: pa.array([], pa.string()) for name in names})
             yield Piece(nothing, pa.array([], pa.int64()), bad, True, bad[-1][0])
 
     def _parsing(self, file: File, refuse: Any) -> Any:
-        import pyarrow.csv as csv
+        import pyarrow.csv as arrow_csv
 
-        delimiter = self._delimiter or ("\t" if ".tsv" in file.uri.lower()[-8:] else ",")
-        return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse)
+        return arrow_csv.ParseOptions(
+            delimiter=self._delimiter_of(file), newlines_in_values=True, invalid_row_handler=refuse
+        )
+
+    def _delimiter_of(self, file: File) -> str:
+        return self._delimiter or ("\t" if ".tsv" in file.uri.lower()[-8:] else ",")
 
     def _head(self, file: File) -> tuple[list[str], list[Any]]:
-        import pyarrow.csv as csv
-
         kind = file.format[0]
         with _reading(file), file.open() as handle:
             if kind in ("parquet", "orc"):
@@ -172,17 +182,18 @@ class Files:
                 return schema.names, schema.types
             stream = _unpacked(handle, file)
             if kind == "csv":
-                if not file.size_bytes or not (head := stream.read(BLOCK_BYTES // 4)):
+                head = io.StringIO(stream.read(BLOCK_BYTES // 4).decode("utf-8-sig", "replace"), newline="")
+                names = next(filter(None, csv.reader(head, delimiter=self._delimiter_of(file))), [])
+                if not names:
                     raise SpecError(f"{file.uri} is empty: not even the names of columns are there.")
-                opened = csv.open_csv(io.BytesIO(head), parse_options=self._parsing(file, lambda row: "skip"))
-                return opened.schema.names, [None] * len(opened.schema)
+                return names, [None] * len(names)
             for block in _blocks(stream):
                 schema = _inferred(block)
                 return schema.names, schema.types
             return [], []
 
 
-def regrouped(pieces: Iterator[Piece], rows: int) -> Iterator[Piece]:
+def regrouped(pieces: Iterator[Piece], rows: int) -> Generator[Piece, None, None]:
     """The same rows in pieces of `rows` (the last has the rest), whatever the blocks that they were read in."""
     import pyarrow as pa
 
@@ -372,6 +383,6 @@ def _reading(file: File) -> Iterator[None]:
         yield
     except EkibenError:
         raise
-    except (pa.ArrowException, lzma.LZMAError, EOFError, OSError) as error:
+    except (pa.ArrowException, lzma.LZMAError, csv.Error, EOFError, OSError) as error:
         why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise SpecError(f"{file.uri} cannot be read as {file.format[0]}: {why}.") from error

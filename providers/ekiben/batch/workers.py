@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from ekiben.station.processes import child_env
 __all__ = ["BatchFailed", "Crew"]
 
 SCRIPT = Path(__file__).with_name("worker.py")
+START_S = 900.0
 CLOSE_S = 5.0
 TAIL_BYTES = 4000
 
@@ -38,10 +40,12 @@ class Crew:
     def __init__(self, plan: Plan, route: str, count: int, *, timeout_s: float) -> None:
         self._plan, self._route, self._count, self._timeout_s = plan, route, count, timeout_s
         self._lock = threading.Lock()
+        self.start_s = 0.0
         self._idle: queue.SimpleQueue[tuple[int, socket.socket] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
-        """Start them. Raises ModelFailed, with the reason, when the service cannot be imported or made."""
+        """Start them, in `start_s` seconds. Raises ModelFailed, with the reason, when the service cannot be imported or made."""
+        begun = time.monotonic()
         self._scratch = tempfile.TemporaryDirectory(prefix="ekiben-batch-", ignore_cleanup_errors=True)
         self._log_path = Path(self._scratch.name) / "log"
         self._control, theirs = socket.socketpair()
@@ -65,6 +69,7 @@ class Crew:
         except BaseException:
             self.__exit__(None, None, None)
             raise
+        self.start_s = time.monotonic() - begun
         return self
 
     def __exit__(
@@ -126,8 +131,9 @@ class Crew:
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             pid = self._ask(b"f", {"fork": self._route}, theirs)["pid"]
-        ours.settimeout(self._timeout_s)
+        ours.settimeout(START_S)
         self._ready(ours)
+        ours.settimeout(self._timeout_s)
         return pid, ours
 
     def _ask(self, word: bytes, command: dict[str, Any], handle: socket.socket | None = None) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def invoke_batch(name: str, options: Options, *, json: bool, stack: str) -> None
         raise SpecError("Say where the predictions go: --output predictions.parquet.")
     if options.sql and not options.database:
         raise SpecError("--sql needs --database URI (or EKIBEN_DATABASE): sqlite:///data.db, postgresql://host/name.")
+    delimiter = {"\\t": "\t", "tab": "\t"}.get(options.delimiter, options.delimiter)
+    if len(delimiter) > 1:
+        raise SpecError(f"--delimiter {options.delimiter!r} is not one character (or tab).")
     from ekiben.batch import models, places, run, sources, sql
 
     used = runtime(stack)
@@ -65,7 +68,7 @@ def invoke_batch(name: str, options: Options, *, json: bool, stack: str) -> None
     if options.sql:
         source = sql.Query(_text(options.sql), options.database)
     else:
-        source = sources.Files(places.found(options.input, used), delimiter=options.delimiter)
+        source = sources.Files(places.found(options.input, used), delimiter=delimiter)
     with _meter(name, source) as advance:
         summary = run.run(
             run.Batch(
