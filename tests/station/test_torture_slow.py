@@ -24,11 +24,14 @@ def test_the_station_answers_while_its_state_cannot_be_written(stage: Stage) -> 
     stage.training("small", "from ekiben import job; (job.model_dir() / 'm').touch()")
     connection = sqlite3.connect(stage.state_dir / "station.db", timeout=10, isolation_level=None)
     connection.execute("begin immediate")
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(8) as pool:
         waiting = [
             pool.submit(stage.publish, "slow-1", "Slow"),
             pool.submit(stage.submit, "small", "small-1"),
             pool.submit(stage.client.request, "POST", "/functions/hears", {}),
+            pool.submit(stage.function, "other", "def handler(event, runtime): ...", on=(Http(),)),
+            pool.submit(stage.training, "other", "pass"),
+            pool.submit(stage.bucket, "other"),
         ]
         for _ in range(20):
             assert stage.client.send("GET", "/livez").status == 200

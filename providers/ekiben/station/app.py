@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = ["ACCESS", "GATEWAY", "Resources", "application"]
 WITH_CODE = ("training", "function")
 ACCESS = web.AppKey("access", AccessLog)
 GATEWAY = web.AppKey("gateway", Gateway)
+THREADS = 32
 MAX_BODY_BYTES = 16 * 1024 * 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -60,18 +62,19 @@ class Resources:
     def all(self) -> list[Resource]:
         return [_resource(row) for row in self._store.all("select * from resources order by kind, name")]
 
-    def write(self, resource: Resource) -> None:
+    async def write(self, resource: Resource) -> None:
         spec, tags, facts = (
             json.dumps(dict(part), sort_keys=True) for part in (resource.spec, resource.tags, resource.facts)
         )
-        self._store.run(
+        await self._store.in_turn(
+            self._store.run,
             "insert into resources values (?, ?, ?, ?, ?) on conflict (kind, name)"
             " do update set spec = excluded.spec, tags = excluded.tags, facts = excluded.facts",
             (resource.kind, resource.name, spec, tags, facts),
         )
 
-    def delete(self, kind: str, name: str) -> None:
-        self._store.run("delete from resources where kind = ? and name = ?", (kind, name))
+    async def delete(self, kind: str, name: str) -> None:
+        await self._store.in_turn(self._store.run, "delete from resources where kind = ? and name = ?", (kind, name))
 
     def moved(self, before: str, after: str) -> None:
         """The station answers at another URL than last time: the facts say so."""
@@ -116,6 +119,8 @@ def application(
         app.add_routes(noun.routes())
 
     async def lifetime(app: web.Application) -> Any:
+        # Many of its threads may wait for a slow disk at once; each costs next to nothing.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="station"))
         _settle_url(store, resources, url)
         started: list[Noun] = []
         try:
@@ -186,7 +191,7 @@ def _resource_routes(
             facts = before.facts if before else {}
             resource = Resource(kind=noun.kind, name=name, spec=spec, tags=given_tags, facts=facts)
             resource = replace(resource, facts=await noun.put(resource, before))
-            await asyncio.to_thread(resources.write, resource)
+            await resources.write(resource)
         return web.json_response(_shown(resource))
 
     async def get(request: web.Request) -> web.Response:
@@ -201,7 +206,7 @@ def _resource_routes(
         async with alone(noun.kind, name):
             if resource := resources.get(noun.kind, name):
                 await noun.delete(resource)
-                await asyncio.to_thread(resources.delete, noun.kind, name)
+                await resources.delete(noun.kind, name)
         return web.json_response({})
 
     async def listed(request: web.Request) -> web.Response:

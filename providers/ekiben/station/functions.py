@@ -69,7 +69,7 @@ class Functions:
         bundle = await asyncio.to_thread(unpacked, self.context.state_dir, resource.spec)
         _check_handler(resource.name, bundle)
         await asyncio.to_thread(python_for, bundle)
-        await asyncio.to_thread(self._declare, resource, spec)
+        await self.context.store.in_turn(self._declare, resource, spec)
         self._clock_wake.set()
         return {"url": f"{self.context.url}/functions/{resource.name}"}
 
@@ -91,7 +91,7 @@ class Functions:
         return (self.context.state_dir / "code" / str(resource.spec.get("code_sha256"))).is_dir()
 
     async def delete(self, resource: Resource) -> None:
-        await asyncio.to_thread(self._forget, resource.name)
+        await self.context.store.in_turn(self._forget, resource.name)
         running = list(self._calls.pop(resource.name, ()))
         for task in running:
             task.cancel()
@@ -155,7 +155,7 @@ class Functions:
         """Make the deliveries that are due, a few at once."""
         while True:
             self._wake.clear()
-            while self._delivering < CALLS and (claim := await asyncio.to_thread(self.events.claim)):
+            while self._delivering < CALLS and (claim := await self.context.store.in_turn(self.events.claim)):
                 self._delivering += 1
                 task = asyncio.create_task(self._make(claim))
                 self._track(claim.function, task)
@@ -203,7 +203,7 @@ class Functions:
         """Write how a delivery stands. Where the disk does not take it, it is written when it does: else it would wait for ever."""
         while True:
             try:
-                await asyncio.to_thread(write)
+                await self.context.store.in_turn(write)
                 return
             except ProviderError as error:
                 self._trouble.tell("writing how a delivery stands", error)
@@ -217,7 +217,7 @@ class Functions:
         own = {
             processes.STATION: str(self.context.state_dir),
             "EKIBEN_PLATFORM": str(resource.spec.get("platform", "")),
-            "EKIBEN_TOKEN": await asyncio.to_thread(
+            "EKIBEN_TOKEN": await self.context.store.in_turn(
                 tokens.issue, self.context, resource.name, list(resource.spec.get("uses", ()))
             ),
             "EKIBEN_FUNCTION": resource.name,
@@ -237,9 +237,9 @@ class Functions:
             self._clock_wake.clear()
             at = datetime.now(UTC)
             if time.monotonic() - pruned_s >= PRUNE_S:
-                await asyncio.to_thread(self.events.prune, (at - KEEP).isoformat())
+                await self.context.store.in_turn(self.events.prune, (at - KEEP).isoformat())
                 pruned_s = time.monotonic()
-            await asyncio.to_thread(self.schedules.fire, at)
+            await self.context.store.in_turn(self.schedules.fire, at)
             pause_s = self.schedules.pause_s(at, CLOCK_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._clock_wake.wait(), max(pause_s, 0.0) + 0.01)
@@ -269,7 +269,7 @@ class Functions:
             ) from None
         try:
             event = Event(id=f"http-{uuid.uuid4().hex}", type="Http", source=resource.name, time=now(), data=data)
-            claim = await asyncio.to_thread(self.events.claim_call, event, resource.name)
+            claim = await self.context.store.in_turn(self.events.claim_call, event, resource.name)
             task = asyncio.create_task(self._make(claim, final=True))
             self._track(resource.name, task)
             outcome = await asyncio.shield(task)
@@ -297,7 +297,7 @@ class Functions:
         return web.json_response({"deliveries": [{**delivery, "log_uri": log_uri} for delivery in found]})
 
     async def _replay(self, request: web.Request) -> web.Response:
-        await asyncio.to_thread(self.events.replay, self._resource(request).name, request.match_info["id"])
+        await self.context.store.in_turn(self.events.replay, self._resource(request).name, request.match_info["id"])
         return web.json_response({})
 
     async def _log_text(self, request: web.Request) -> web.Response:
@@ -305,7 +305,7 @@ class Functions:
 
     async def _publish(self, request: web.Request) -> web.Response:
         event = Event.from_dict(await body_of(request))
-        await asyncio.to_thread(self.events.publish, event)
+        await self.context.store.in_turn(self.events.publish, event)
         return web.json_response({})
 
     async def _events(self, request: web.Request) -> web.Response:

@@ -87,7 +87,7 @@ class Trainings:
         for row in rows:
             if row["state"] in ("pending", "running"):
                 await self._stop(row["id"])
-        await asyncio.to_thread(self.store.run, "delete from runs where training = ?", (resource.name,))
+        await self.store.in_turn(self.store.run, "delete from runs where training = ?", (resource.name,))
         for row in rows:
             await asyncio.to_thread(clear_away, self._dir(row["id"]))
 
@@ -139,7 +139,7 @@ class Trainings:
             id=job.id, training=resource.name, state="pending", submitted_at=now(), nodes=ask["nodes"],
             params=ask["params"], model=ask["model"],
         )  # fmt: skip
-        await asyncio.to_thread(
+        await self.store.in_turn(
             self.store.run,
             "insert into runs (id, training, state, record, ask) values (?, ?, 'pending', ?, ?) on conflict (id) do nothing",
             (job.id, resource.name, run.to_json(), json.dumps(ask)),
@@ -209,7 +209,7 @@ class Trainings:
                 self._conclude(now_there, {"state": "cancelled", "reason": "cancelled"})
                 return True
 
-        if not await asyncio.to_thread(drop):
+        if not await self.store.in_turn(drop):
             return False
         await asyncio.to_thread(supervision.tidy, run_dir, stored=stored)
         return True
@@ -227,7 +227,7 @@ class Trainings:
                 running = self.store.all("select * from runs where state = 'running' order by seq")
                 for row in running:
                     await self._look(row)
-                for row in await asyncio.to_thread(self._admit):
+                for row in await self.store.in_turn(self._admit):
                     self._begin(row)
                 pause_s = TICK_S if running or self._starting else IDLE_S
             except Exception as error:
@@ -260,7 +260,7 @@ class Trainings:
         )
         if status["state"] == "pending":
             record = replace(run, state="pending", reason=status["reason"])
-            await asyncio.to_thread(
+            await self.store.in_turn(
                 self.store.run,
                 "update runs set state = 'pending', attempt = attempt + 1, record = ?, cpus = '[]', gpus = '[]' where id = ?",
                 (record.to_json(), row["id"]),
@@ -273,7 +273,7 @@ class Trainings:
         run_dir = self._dir(row["id"])
         if "stored" not in status and (run_dir / "log.txt").exists():
             status["stored"] = await self._store_what_is_left(row, run_dir)
-        await asyncio.to_thread(self._conclude, row, status)
+        await self.store.in_turn(self._conclude, row, status)
         await asyncio.to_thread(supervision.tidy, run_dir, stored=status.get("stored", True))
 
     async def _store_what_is_left(self, row: Mapping[str, Any], run_dir: Path) -> bool:

@@ -1,21 +1,26 @@
 """The station's state: one SQLite file in WAL mode, short transactions, rows as dicts.
 
 Each noun declares its own tables by `declare`. SQLite is called from the event loop's thread and from worker threads alike: each
-thread has its own connection, and writers queue for `busy_timeout`.
+thread has its own connection, and writers queue for `busy_timeout`. The event loop reads by itself, and writes by `in_turn`: a
+disk that is slow must not hold up those who want nothing of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ekiben.errors import NoCapacity, ProviderError, Unavailable
 
 __all__ = ["Store"]
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -29,6 +34,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     def declare(self, ddl: str) -> None:
         """Run `create table if not exists ...` statements."""
@@ -54,6 +60,10 @@ class Store:
         for call in self._local.later:
             call()
 
+    async def in_turn(self, write: Callable[..., T], *values: object) -> T:
+        """Do a write in the one thread for writes, after those that came before; the event loop goes on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, write, *values)
+
     def after_commit(self, call: Callable[[], object]) -> None:
         """Call it when others can see what this thread has written: at once, or once the transaction that is open is committed."""
         if self._connection.in_transaction:
@@ -74,6 +84,7 @@ class Store:
             return connection.execute(sql, values).rowcount
 
     def close(self) -> None:
+        self._writer.shutdown(cancel_futures=True)
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             connection.close()
