@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from contextlib import suppress
 from typing import Any
 
@@ -211,6 +210,8 @@ def _flat(found: dict[str, Any], defs: dict[str, Any], depth: int | None = None,
 
 
 def _bentoml_version() -> str:
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("bentoml")
+    from importlib.metadata import PackageNotFoundError, version
+
+    with suppress(PackageNotFoundError):
+        return version("bentoml")
     return "unknown"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.abc
-import importlib.metadata
 import importlib.util
 import logging
 import sys
@@ -100,7 +99,9 @@ def importing() -> Iterator[None]:
 
 def _find(module: str, name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("bentoml")
+        from importlib.metadata import version
+
+        return version("bentoml")
     where = PARTS[module].get(name)
     if module == "bentoml.exceptions" and not name.startswith("_"):
         where = "exceptions"

@@ -12,12 +12,15 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from .annotations import ContentType, is_file, origin_of, patched
+from .plugins import spare_plugin_search
 
 __all__ = ["ARGS", "KWARGS", "IODescriptor", "IOMixin", "IORootModel", "evaluated", "from_class"]
 
 ARGS, KWARGS = "args", "kwargs"
 ITERATORS = {Iterator, Generator, AsyncIterator, AsyncGenerator}
 Root = TypeVar("Root")
+
+spare_plugin_search()
 
 
 class IOMixin:
