@@ -20,6 +20,7 @@ from ekiben.batch.places import found
 from ekiben.batch.run import Batch, run
 from ekiben.batch.sources import Files
 from ekiben.records import ModelVersion, Part, Platform, now
+from tests.cli.conftest import ek  # noqa: F401
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
