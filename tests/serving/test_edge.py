@@ -25,6 +25,11 @@ import bentoml
 
 @bentoml.service(name="edge", traffic={"timeout": 30})
 class Probe:
+    @bentoml.on_shutdown
+    def leave(self):
+        if path := os.environ.get("LEFT"):
+            Path(path).touch()
+
     @bentoml.api
     async def double(self, x: int) -> int:
         return 2 * x
@@ -249,7 +254,7 @@ def progress(metrics: bytes) -> float:
 
 def test_at_the_end_what_has_begun_is_answered_and_nothing_is_lost(bento: Path, tmp_path: Path) -> None:
     go, found, lost = tmp_path / "go", [], []
-    with served(bento, tmp_path / "worker", linger_s=0.5) as worker:
+    with served(bento, tmp_path / "worker", env={"LEFT": str(tmp_path / "left")}, linger_s=0.5) as worker:
 
         def hammer() -> None:
             while True:
@@ -285,6 +290,7 @@ def test_at_the_end_what_has_begun_is_answered_and_nothing_is_lost(bento: Path, 
         blocking.join()
     assert lost == []
     assert set(found) == {b"4", b"done"}
+    assert (tmp_path / "left").exists()  # the hook of the end has run
 
 
 def test_a_call_that_is_always_short_needs_no_thread_and_one_that_hangs_ends_the_worker(

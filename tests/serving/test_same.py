@@ -101,3 +101,58 @@ def test_bentomls_own_client_calls_it(both: tuple[Served, Served]) -> None:
             assert client.array(x=numpy.eye(2)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
             assert list(client.stream(n=2)) == ["0\n", "1\n"]
             assert client.file(f=Path(__file__), n=2)["n"] == 2
+
+
+PREFIXED = """
+import bentoml
+
+@bentoml.service(path_prefix="/v1", threads=2, envs=[{"name": "GREETING", "value": "hello"}])
+class Probe:
+    alive = True
+
+    def __is_ready__(self) -> bool:
+        return self.alive
+
+    async def __is_alive__(self) -> bool:
+        return self.alive
+
+    def __metrics__(self, text: str) -> str:
+        return text + "own_metric 1\\n"
+
+    @bentoml.api
+    def greet(self, name: str) -> str:
+        import os
+        return f"{os.environ['GREETING']} {name}"
+
+    @bentoml.api
+    def sicken(self) -> None:
+        self.alive = False
+"""
+ASKED = (
+    ("GET", "/v1/livez"), ("GET", "/v1/readyz"), ("GET", "/livez"), ("POST", "/v1/greet"), ("POST", "/greet"),
+    ("POST", "/v1/greet/"), ("GET", "/v1/greet"), ("GET", "/v1"), ("GET", "/v1/"), ("GET", "/schema.json"), ("GET", "/"),
+    ("POST", "/v1/sicken"), ("GET", "/v1/livez"), ("GET", "/v1/readyz"), ("GET", "/v1/healthz"),
+)  # fmt: skip
+
+
+def test_a_prefix_health_of_its_own_and_declared_variables(tmp_path: Path) -> None:
+    bento = folder(tmp_path / "bento", PREFIXED)
+    with served(bento, tmp_path / "lean") as ours, served(bento, tmp_path / "bentoml", own=True) as theirs:
+        for method, path in ASKED:
+            both = (
+                each.send(method, path, b'{"name": "you"}' if method == "POST" else None) for each in (ours, theirs)
+            )
+            mine, other = (compared(answer) for answer in both)
+            assert mine == other, (method, path)
+        texts = [each.send("GET", "/v1/metrics").body.decode() for each in (ours, theirs)]
+        assert [text.endswith("own_metric 1\n") for text in texts] == [True, True]
+        assert counts(texts[0]) == counts(texts[1])
+
+
+def counts(text: str) -> set[str]:
+    """The names and labels of what is counted of the service's own routes."""
+    return {
+        line.rpartition("}")[0]
+        for line in text.splitlines()
+        if line.startswith("bentoml_service_request_total") and '"/v1/greet"' in line
+    }

@@ -59,6 +59,7 @@ def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.context import server_context
     from bentoml._internal.log import configure_server_logging
+    from bentoml._internal.utils.uri import join_paths
 
     configure_server_logging()
     BentoMLContainer.prometheus_multiproc_dir.set(metrics_dir)
@@ -80,6 +81,7 @@ def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None
     server_context.service_name = service.name
     server_context.bento_name = about.get("name", service.name)
     server_context.bento_version = about.get("version", "")
+    server_context.service_routes = [join_paths(service.path_prefix, api.route) for api in service.apis.values()]
     server_context.worker_index = 1
     if timeout_s is not None:
         service.config.setdefault("traffic", {}).setdefault("timeout", timeout_s + TIMEOUT_MARGIN_S)

@@ -209,6 +209,7 @@ class Endpoint:
             output = await work
         except asyncio.CancelledError as raised:
             if exchange.answered or exchange.gone:
+                self._close(context)
                 raise
             error = raised
         except BaseException as raised:

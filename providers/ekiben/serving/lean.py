@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -48,6 +49,7 @@ class Lean:
         """Start the service, call `ready`, answer until `stop`, then end in order. Raises what the service's start raises."""
         loop = asyncio.get_running_loop()
         await self.application.start()
+        gc.freeze()  # what is there now stays: the collector need not look at it again and again
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         servers = []

@@ -49,7 +49,8 @@ class Metrics:
     ) -> None:
         self.in_progress = 0
         self.namespace, self._bounds, self._shared = namespace, bounds, shared
-        self._labels = f'service_name="{bento}",service_version="{version}",runner_name="{service}"'
+        names = {"runner_name": service, "service_name": bento, "service_version": version}
+        self._labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in names.items())
         self._last = 0.0
         self._dirty = False
         # endpoint and status -> one count a bucket, those beyond all, the sum of seconds
@@ -88,11 +89,11 @@ class Metrics:
 
         family("request_total", "counter", "Total number of requests")
         for (endpoint, status), row in rows.items():
-            labels = f'endpoint="{endpoint}",{self._labels},http_response_code="{status}"'
+            labels = f'endpoint="{_escaped(endpoint)}",http_response_code="{status}",{self._labels}'
             lines.append(f"{space}_request_total{{{labels}}} {sum(row[:-1])}")
         family("request_duration_seconds", "histogram", "Request duration in seconds")
         for (endpoint, status), row in rows.items():
-            labels, total = f'endpoint="{endpoint}",{self._labels},http_response_code="{status}"', 0.0
+            labels, total = f'endpoint="{_escaped(endpoint)}",http_response_code="{status}",{self._labels}', 0.0
             if not any(row):
                 continue
             for bound, count in zip((*self._bounds, "+Inf"), row, strict=False):
@@ -121,6 +122,10 @@ class Metrics:
                             mine = rows.setdefault((endpoint, status), [0.0] * len(row))
                             mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
         return rows, in_progress
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _alive(pid: int) -> bool:

@@ -15,7 +15,9 @@ from .standin import OWNED, PARTS
 __all__ = ["OWNED", "command", "preloaded", "reason", "reason_of_service", "reason_of_surroundings"]
 
 # What a parent imports for the workers of either kind: the server, and what it imports late.
-LEAN_MODULES = ("_ekiben_serving.lean", "_ekiben_serving.loading", "pydantic._internal._dataclasses", "uvloop")
+LEAN_MODULES = (
+    "_ekiben_serving.lean", "_ekiben_serving.worker", "encodings.ascii", "pydantic._internal._dataclasses", "uvloop",
+)  # fmt: skip
 BENTOML_MODULES = (
     "bentoml",
     "_bentoml_impl.client",
