@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-import ekiben as ek
 from ekiben import packing
 from ekiben.batch.models import Model
 from ekiben.batch.places import found
 from ekiben.batch.run import Batch, run
 from ekiben.batch.sources import Files
 from ekiben.records import ModelVersion, Part, Platform, now
+from ekiben.runtime import connect
 from tests.cli.conftest import ek  # noqa: F401
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def platform(bento, tmp_path, monkeypatch) -> Path:
     record = Platform(project="shop", stack="test", parts={part.name: part for part in parts})
     path = tmp_path / "platform.json"
     path.write_text(record.to_json())
-    models = ek.connect(path).registry("models")
+    models = connect(path).registry("models")
     for name, factor, signature in (("sums", 2.0, SIGNATURE), ("sums", 3.0, SIGNATURE), ("free", 2.0, {})):
         built = bento(factor)
         models.register(
