@@ -59,6 +59,7 @@ def main(run_dir: Path, lock: int) -> None:
     _keep_room(run_dir / "room")
     log = JobLog(run_dir / "log.txt")
     found: dict[str, Any] = {}
+    began_s = time.monotonic()
     try:
         verdict = _attempt(run_dir, ask, log, found, status, asked)
         if verdict.state == "succeeded" and not any(files(run_dir / "model")):
@@ -70,7 +71,9 @@ def main(run_dir: Path, lock: int) -> None:
             traceback.print_exc()
         verdict = Verdict(state="failed", reason=f"its supervisor failed: {type(error).__name__}: {error}")
     if verdict.state == "interrupted":
-        status |= {"lost_s": lost_s(run_dir, status.get("working_since", 0.0), time.time())}
+        lost = lost_s(run_dir, status.get("working_since", 0.0), time.time())
+        # The clock may have been set forward meanwhile.
+        status["lost_s"] = round(min(lost, time.monotonic() - began_s), 3)
         log.note(f"interrupted: {verdict.reason}; {status['lost_s']:.1f} s of work are lost")
     elif verdict.state != "succeeded":
         log.note(f"{verdict.state}: {verdict.reason}")
