@@ -15,10 +15,10 @@ SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:
   "Choose one with: make setup PYTHON=python3.12" >&2; exit 3; }
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo clean-demo test lint format lock docs clean
+.PHONY: help setup demo clean-demo test lint format lock bench-serving bench-station crash soak docs clean
 
 help: ## What there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.locked ## A virtual environment with the locked dependencies, and the Pulumi CLI
 	@$(BIN)/python -m ekiben.engine
@@ -60,6 +60,19 @@ format: .venv/.locked ## Format the code
 lock: | $(UV) ## Renew the lock file
 	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
 	  --extra trees --extra sql --extra lineage --extra validate --extra report --group dev --generate-hashes --no-header -o requirements.lock
+
+bench-serving: setup ## Ekiben's server beside others (10 minutes, needs wrk); writes docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.serving
+
+bench-station: setup ## From zero, through the gateway, idle (10 minutes, needs h2load)
+	@$(BIN)/python -m benchmarks.scale_from_zero
+	@$(BIN)/python -m benchmarks.station_load
+
+crash: setup ## kill -9 at 100 points of the whole loop
+	@$(BIN)/python -m tests.crash --points 100
+
+soak: setup ## The example under mixed load for half an hour
+	@$(BIN)/python -m benchmarks.soak
 
 docs: .venv/.locked ## Write the generated parts of the docs
 	@$(BIN)/python docs/generate.py
