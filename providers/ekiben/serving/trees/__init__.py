@@ -25,6 +25,8 @@ __all__ = ["KIND", "install", "is_model", "preloaded", "verdict"]
 
 # What the stand-in does: a new number when it comes to its answers another way.
 KIND = "xgboost-c-api-1"
+# The parts of the stand-in, as workers name them. They import and load nothing; the library is loaded by the worker.
+PRELOADED = ("_ekiben_serving.trees.booster", "_ekiben_serving.trees.package")
 CHECK_TIMEOUT_S = 600
 log = logging.getLogger("ekiben.serving")
 
@@ -45,11 +47,11 @@ def install(bento: Path) -> None:
 
 
 def preloaded(bento: Path, modules: list[str]) -> list[str]:
-    """Of what a parent of workers would import for `bento`, what is needed: not xgboost, where the stand-in is used."""
+    """Of what a parent of workers would import for `bento`, what is needed: where the stand-in is used that, and not xgboost."""
     stated = _read(bento / "ekiben.json").get("fast_path")
     if not isinstance(stated, dict) or stated.get("kind") != KIND:
         return modules
-    return [name for name in modules if name.partition(".")[0] != "xgboost"]
+    return [*PRELOADED, *(name for name in modules if name.partition(".")[0] != "xgboost")]
 
 
 def verdict(folder: Path) -> dict[str, Any] | None:
