@@ -12,6 +12,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -319,9 +320,11 @@ class Front:
         self._access.write(method, path, call.status, call.size, call.latency_ms, call.endpoint, call.revision)
 
     async def listen(self, listener: socket.socket) -> None:
-        """Take connections. A process may have as many open files as the system lets it, and not fewer."""
+        """Take connections. What limits them is said in `limits`, and not the few open files that shells allow."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, FILES), hard))
+        most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        with suppress(OSError, ValueError):  # where the system has a lower limit than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
         self._server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
 
     async def close(self, grace_s: float) -> None:
