@@ -28,9 +28,10 @@ __all__ = ["Endpoint"]
 log = logging.getLogger("bentoml.serve")
 FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
 PICKLE = b"application/vnd.bentoml+pickle"
-# A blocking method that has been this quick so often is called where it stands, without a thread; until it is slow twice within
-# a second (once may be the machine's doing).
-SHORT_S, LONG_S, WITHIN_S = 0.001, 0.005, 1.0
+# A blocking method that has been this quick so often is called where it stands, without a thread; until so many of so many calls are
+# slow (one may be the machine's doing).
+SHORT_S, LONG_S = 0.001, 0.005
+SLOW, OF_CALLS = 3, 256
 TRIALS, MAX_TRIALS = 16, 4096
 MAX_TYPES = 64
 _END = object()
@@ -58,7 +59,8 @@ class Endpoint:
         self._async_generator = inspect.isasyncgenfunction(func)
         self._plain: set[type] = set()  # of outputs that need no Starlette
         self._inline = False
-        self._trials, self._short, self._slow_at = TRIALS, 0, 0.0
+        self._trials, self._short = TRIALS, 0
+        self._calls = self._slow = 0
 
     def __call__(self, exchange: Exchange) -> None:
         kind = exchange.content_type
@@ -159,12 +161,14 @@ class Endpoint:
         finally:
             application.here_since = 0.0
             asyncio._set_running_loop(application.loop)
-        now = time.perf_counter()
-        if now - started > LONG_S:
-            if now - self._slow_at < WITHIN_S:
-                self._inline, self._short = False, 0
+        self._calls += 1
+        if self._calls == OF_CALLS:
+            self._calls = self._slow = 0
+        if time.perf_counter() - started > LONG_S:
+            self._slow += 1
+            if self._slow >= SLOW:
+                self._inline, self._short, self._slow = False, 0, 0
                 self._trials = min(2 * self._trials, MAX_TRIALS)
-            self._slow_at = now
         self._finish(exchange, output, error, context)
 
     def _call_in_thread(self, exchange: Exchange, run: Callable[[], Any], context: contextvars.Context | None) -> None:
