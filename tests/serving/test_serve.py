@@ -201,3 +201,24 @@ def test_a_service_that_does_not_start_ends_the_command_with_its_traceback(tmp_p
         command = [sys.executable, "-m", "ekiben.cli", "serve", str(broken), "--port", "0", "--workers", workers]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, "no licence" in done.stderr) == (1, True)
+
+
+def test_which_interpreter_has_the_lock_is_looked_up_once(bento: Path, tmp_path: Path) -> None:
+    lock = bento / "env" / "python" / "requirements.txt"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("pydantic\n")
+    program = (
+        f"import pathlib, sys; from ekiben.cli.serve import _python; print(_python(pathlib.Path({str(bento)!r}))); "
+        "print('packaging' in sys.modules)"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def looked() -> list[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        ).stdout.split()
+
+    assert looked() == [sys.executable, "True"]
+    assert looked() == [sys.executable, "False"]
+    lock.write_text("pydantic\nhttptools\n")  # another lock is another question
+    assert looked() == [sys.executable, "True"]

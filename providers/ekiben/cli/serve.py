@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,14 +45,13 @@ def serve(
       PORT=8080 ekiben serve 3f5c...e1.tar --host 0.0.0.0
     """
     from ekiben.serving import plain
-    from ekiben.station import environments
 
     folder = _folder(bento, registry, stack)
     if not (folder / "bento.yaml").is_file():
         raise SpecError(
             f"{folder} is no bento: it has no bento.yaml. Name the folder that `bentoml build` or a release made."
         )
-    python = environments.interpreter(environments.lock_of(folder))
+    python = _python(folder)
     if own:
         os.environ["EKIBEN_SERVER"] = "bentoml"
     given: dict[str, Any] = {
@@ -61,6 +61,34 @@ def serve(
     command = plain.command(python, given)
     sys.stdout.flush()
     os.execv(python, command)  # noqa: S606
+
+
+def _python(bento: Path) -> Path:
+    """The interpreter that has what the bento's lock pins.
+
+    That it is this one is remembered until a package is installed or removed: to look at each takes longer than all the rest.
+    """
+    import hashlib
+
+    import platformdirs
+
+    seal = hashlib.sha256(sys.executable.encode())
+    for path in sorted((bento / "env" / "python").glob("requirements*.txt")):
+        seal.update(f"\n{path.name}\n".encode() + path.read_bytes())
+    for entry in sys.path:
+        if entry.endswith("-packages") and os.path.isdir(entry):
+            seal.update(f"\n{entry} {os.stat(entry).st_mtime_ns}".encode())
+    known = Path(platformdirs.user_cache_dir("ekiben"), "met", seal.hexdigest()[:32])
+    if known.exists():
+        return Path(sys.executable)
+    from ekiben.station import environments
+
+    python = environments.interpreter(environments.lock_of(bento))
+    if python == Path(sys.executable):
+        with suppress(OSError):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.touch()
+    return python
 
 
 def _modules(bento: Path) -> list[str]:
