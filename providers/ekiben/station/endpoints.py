@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,6 +46,7 @@ class Endpoints:
         self.parents: Parents
         self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._flush: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
 
     async def put(self, resource: Resource, before: Resource | None) -> Mapping[str, Any]:
@@ -91,7 +93,9 @@ class Endpoints:
             await asyncio.gather(self._warming, return_exceptions=True)
         pools = [pool for live in self.live.values() for pool in live.pools.values()]
         await asyncio.gather(*(pool.drain(STOP_S) for pool in pools))
-        self._write_counts()
+        if self._flush is not None:
+            self._flush.cancel()
+        await self.context.store.in_turn(self._write_counts, self._counts())
         await self.spool.stop()
         await self.parents.close()
 
@@ -113,7 +117,7 @@ class Endpoints:
             held = sum(len(pool.waiting) for pool in live.pools.values())
             lines.append(f'ekiben_endpoint_held{{endpoint="{live.name}"}} {held}')
             for row in self.revisions.of(live.name):
-                one = self._counter(live, row).metrics(row["id"], row["requests"], row["errors"])
+                one = _counter(live, row).metrics(row["id"])
                 label = f'endpoint="{live.name}",revision="{row["id"]}"'
                 series["requests_total"].append(f"{{{label}}} {one.requests}")
                 series["errors_total"].append(f"{{{label}}} {one.errors}")
@@ -129,7 +133,7 @@ class Endpoints:
     def used(self) -> None:
         """A call is made: its counts are to be written down in a while."""
         if self._flush is None:
-            self._flush = asyncio.get_running_loop().call_later(FLUSH_S, self._write_counts)
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_counts)
 
     async def _deploy(self, request: web.Request) -> web.Response:
         live = self._of(request.match_info["name"])
@@ -151,12 +155,14 @@ class Endpoints:
         """Start the first worker of a revision; when that fails nothing has changed."""
         if row is None:
             self.revisions.add(live.name, version)
+            live.counters[id] = Counter()
         try:
             pool = live.pools.get(id) or self._add_pool(live, id, version.digest, version.bento_uri)
             await pool.first()
         except BaseException:
             if row is None:
                 self.revisions.remove(live.name, id)
+                live.counters.pop(id, None)
                 if failed := live.pools.pop(id, None):
                     await failed.drain(0)
                 await self._tidy()
@@ -194,10 +200,7 @@ class Endpoints:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         live = self._of(request.match_info["name"])
-        shown = [
-            self._counter(live, row).metrics(row["id"], row["requests"], row["errors"]).to_dict()
-            for row in self.revisions.of(live.name)
-        ]
+        shown = [_counter(live, row).metrics(row["id"]).to_dict() for row in self.revisions.of(live.name)]
         return web.json_response({"metrics": shown})
 
     async def _predictions(self, request: web.Request) -> web.Response:
@@ -225,6 +228,8 @@ class Endpoints:
         live.weights = {row["id"]: row["weight"] for row in rows}
         live.tags = {row["tag"]: row["id"] for row in rows if row["tag"]}
         live.versions = {row["id"]: row["version"] for row in rows}
+        for row in rows:
+            _counter(live, row)
 
     def _add_pool(self, live: Live, id: str, digest: str, bento_uri: str) -> Pool:
         def minimum() -> int:
@@ -267,17 +272,35 @@ class Endpoints:
     def _shown(self, live: Live, id: str) -> dict[str, Any]:
         return next(shown for shown in self._all(live) if shown["id"] == id)
 
-    def _counter(self, live: Live, row: Row) -> Counter:
-        return live.counters.setdefault(row["id"], Counter())
-
-    def _write_counts(self) -> None:
+    def _flush_counts(self) -> None:
         self._flush = None
-        with self.context.store.transaction():
-            for live in self.live.values():
-                for id, counter in live.counters.items():
-                    if counter.requests:
-                        self.revisions.count(live.name, id, counter.requests, counter.errors)
-                        counter.requests = counter.errors = 0
+        self._writing = asyncio.create_task(self.context.store.in_turn(self._write_counts, self._counts()))
+
+    def _counts(self) -> list[tuple[str, str, int, int]]:
+        """What there is to write down: endpoint, revision, requests and errors since it was made."""
+        changed = [
+            (live.name, id, counter)
+            for live in self.live.values()
+            for id, counter in live.counters.items()
+            if counter.requests != counter.written
+        ]
+        for _, _, counter in changed:
+            counter.written = counter.requests
+        return [(name, id, counter.requests, counter.errors) for name, id, counter in changed]
+
+    def _write_counts(self, counts: list[tuple[str, str, int, int]]) -> None:
+        try:
+            with self.context.store.transaction():
+                for count in counts:
+                    self.revisions.count(*count)
+        except sqlite3.Error as error:
+            log.warning("the counts of calls are not written down: %s", error)
+
+
+def _counter(live: Live, row: Row) -> Counter:
+    if row["id"] not in live.counters:
+        live.counters[row["id"]] = Counter(row["requests"], row["errors"], row["requests"])
+    return live.counters[row["id"]]
 
 
 def _spec(resource: Resource) -> EndpointSpec:

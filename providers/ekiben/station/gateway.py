@@ -35,21 +35,21 @@ TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[!-~]*")
 
 @dataclass
 class Counter:
-    """What a revision has answered since it was last written down, and the latencies of its last requests."""
+    """What a revision has answered since it was made, what of that is written down, and the latencies of its last requests."""
 
     requests: int = 0
     errors: int = 0
+    written: int = 0
     last_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
 
-    def metrics(self, revision: str, requests: int, errors: int) -> RevisionMetrics:
-        """Together with the counts that were written down."""
+    def metrics(self, revision: str) -> RevisionMetrics:
         ordered = sorted(self.last_ms)
 
         def quantile(q: float) -> float:
             return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 3) if ordered else 0.0
 
         return RevisionMetrics(
-            revision=revision, requests=requests + self.requests, errors=errors + self.errors,
+            revision=revision, requests=self.requests, errors=self.errors,
             p50_ms=quantile(0.5), p95_ms=quantile(0.95), p99_ms=quantile(0.99),
         )  # fmt: skip
 
@@ -295,8 +295,8 @@ def _reply(live: Live, call: Call, answer: Answer, *, cold: bool) -> None:
 
 def _count(live: Live, call: Call, failed: bool | None = None) -> None:
     counter = live.counters.get(call.revision)
-    if counter is None:
-        counter = live.counters[call.revision] = Counter()
+    if counter is None:  # it was retired meanwhile
+        return
     counter.requests += 1
     counter.errors += call.status >= 500 if failed is None else failed
     counter.last_ms.append(call.latency_ms)

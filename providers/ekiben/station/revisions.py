@@ -109,7 +109,7 @@ class Revisions:
 
     def count(self, endpoint: str, id: str, requests: int, errors: int) -> None:
         self._store.run(
-            "update revisions set requests = requests + ?, errors = errors + ? where endpoint = ? and id = ?",
+            "update revisions set requests = ?, errors = ? where endpoint = ? and id = ?",
             (requests, errors, endpoint, id),
         )
 
