@@ -159,37 +159,40 @@ def main() -> None:
         print(json.dumps(measure(asked.one[0], Path(asked.one[1]))))
         return
     found = []
+    if not asked.json:
+        head = (
+            "model",
+            "way",
+            "row µs",
+            "100 rows µs",
+            "contributions µs",
+            "first answer s",
+            "MiB",
+            "modules",
+            "difference",
+        )
+        print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     with tempfile.TemporaryDirectory(prefix="ekiben-trees-") as private:
         make_models(Path(private))
         for place in sorted(Path(private).iterdir()):
             for way in WAYS:
                 command = [sys.executable, "-m", "benchmarks.trees", "--one", way, str(place)]
-                done = subprocess.run(
-                    command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True
-                )
+                environment = {**os.environ, **ONE_THREAD}
+                done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
                 if done.returncode:
                     print(f"{way}: {done.stderr.splitlines()[-1]}", file=sys.stderr)
-                else:
-                    found.append(json.loads(done.stdout.splitlines()[-1]))
+                    continue
+                found.append(json.loads(done.stdout.splitlines()[-1]))
+                if not asked.json:
+                    print(row(found[-1]), flush=True)
     if asked.json:
         print(json.dumps(found, indent=2))
-        return
-    head = (
-        "model",
-        "way",
-        "row µs",
-        "100 rows µs",
-        "contributions µs",
-        "first answer s",
-        "MiB",
-        "modules",
-        "difference",
-    )
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for each in found:
-        apart = "none" if each["equal_bits"] else f"{each['max_difference']:.1e}"
-        cells = [each[name] for name in list(each)[:8]]
-        print("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + f" | {apart} |")
+
+
+def row(each: dict[str, Any]) -> str:
+    apart = "none" if each["equal_bits"] else f"{each['max_difference']:.1e}"
+    cells = [each[name] for name in list(each)[:8]]
+    return "| " + " | ".join("" if cell is None else str(cell) for cell in (*cells, apart)) + " |"
 
 
 if __name__ == "__main__":

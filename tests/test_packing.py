@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import stat
@@ -312,6 +313,15 @@ def test_a_bento_is_the_template_the_model_and_the_signature(folder: Path) -> No
         "src/model/deep/w.bin": b"\0",
         "src/model/.hidden": b"kept",
     }
+
+
+def test_what_the_job_says_of_a_fast_path_is_in_the_manifest_by_itself(folder: Path) -> None:
+    template, model = archive.write(TEMPLATE, folder), lay({"w": b""}, folder / "model")
+    stated = {"kind": "k", "bound": 0.0, "max_difference": 0.0}
+    bento = packing.pack(template.path, model, {**SIGNATURE, "fast_path": stated}, into=folder / "out")
+    manifest = json.loads(contents(archive.unpack(bento.path, bento.sha256, folder / "tree"))["ekiben.json"])
+    assert (manifest["fast_path"], manifest["signature"]) == (stated, {"columns": ["x"]})
+    assert bento.sha256 != packing.pack(template.path, model, SIGNATURE, into=folder / "other").sha256
 
 
 def test_a_bento_s_digest_follows_from_its_inputs_alone(folder: Path) -> None:
