@@ -28,8 +28,8 @@ __all__ = ["Endpoint"]
 log = logging.getLogger("bentoml.serve")
 FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
 PICKLE = b"application/vnd.bentoml+pickle"
-# A blocking method that has been this quick so often is called where it stands, without a thread; until so many of so many calls are
-# slow (one may be the machine's doing).
+# A blocking method that has been this quick so often is called where it stands, without a thread; until so many of so many calls
+# are slow (one may be the machine's doing).
 SHORT_S, LONG_S = 0.001, 0.005
 SLOW, OF_CALLS = 3, 256
 TRIALS, MAX_TRIALS = 16, 4096
