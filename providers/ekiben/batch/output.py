@@ -20,7 +20,7 @@ __all__ = ["ROW", "Output"]
 
 # The column that says which row of the input it was, where no key was named.
 ROW = "row"
-PART_BYTES = 32 << 20
+PART_BYTES = 16 << 20
 PART_ERRORS = 50_000
 
 
@@ -71,12 +71,11 @@ class Output:
                 f"Row {first['row']} of the input{_named(first['key'])}: {first['reason']}. Mend it; without --strict it would "
                 "go to the errors file, and the rest go on."
             )
-        table = self._table(result)
+        table = _compact(self._table(result))
         self._put(table, errors)
         if table is not None:
             self._tables.append(table)
-            # With all of a buffer that only a slice of is used: that is what is held.
-            self._bytes += table.get_total_buffer_size()
+            self._bytes += table.nbytes
         self._part_errors.extend(errors)
         self.end, self.seen = result.piece.end, seen
         if (
@@ -166,6 +165,18 @@ class Output:
             key = {name: result.piece.table.column(name)[index].as_py() for name in there}
             found.append({"row": result.piece.numbers[index].as_py(), "key": key or None, "reason": reason})
         return sorted(found, key=lambda entry: int(entry["row"] or 0))
+
+
+def _compact(table: Any) -> Any:
+    """The table in memory of its own: a slice keeps all of what it was cut from."""
+    import pyarrow as pa
+
+    if table is None:
+        return None
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return pa.ipc.open_stream(out.getvalue()).read_all()
 
 
 def _named(key: dict[str, Any] | None) -> str:

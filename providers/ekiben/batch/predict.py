@@ -36,35 +36,31 @@ def predicted(crew: Crew, route: Route, piece: Piece, nulls: Sequence[str]) -> P
     rows = np.setdiff1d(np.arange(piece.table.num_rows), np.fromiter(bad, dtype=np.int64, count=len(bad)))
     parts: list[tuple[Any, Any]] = []
     raised = 0
-
-    def ask(indices: Any) -> None:
-        nonlocal raised
-        taken = pa.array(indices)
+    waiting = [rows] if len(rows) else []
+    while waiting:
+        indices = waiting.pop()
         whole = len(indices) == piece.table.num_rows
+        taken = pa.array(indices)
         given = columns if whole else {name: array.take(taken) for name, array in columns.items()}
         try:
             header, buffers = crew.call(*encoded(route, given, len(indices)))
         except BatchFailed as error:
             if len(indices) > 1:
                 middle = len(indices) // 2
-                ask(indices[:middle])
-                ask(indices[middle:])
-                return
+                waiting += [indices[middle:], indices[:middle]]
+                continue
             raised += 1
             if raised > MAX_FAILED:
                 raise ModelFailed(
                     f"The model fails on more than {MAX_FAILED} rows of one batch; the last said: {error}. Mend the model."
                 ) from error
             bad[int(indices[0])] = str(error)
-            return
+            continue
         invalid = dict(header.get("invalid", []))
         bad.update({int(indices[i]): reason for i, reason in invalid.items()})
         kept = np.delete(indices, list(invalid))
         if len(kept):
             parts.append((kept, decoded(route, header, buffers)))
-
-    if len(rows):
-        ask(rows)
     if not parts:
         return Predicted(piece, rows[:0], None, bad)
     good = np.concatenate([kept for kept, _ in parts])

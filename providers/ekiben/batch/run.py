@@ -65,7 +65,7 @@ class Batch:
 
 
 def run(batch: Batch) -> dict[str, Any]:
-    """Predict for every row of the input; returns the summary that `ekiben invoke --json` prints.
+    """Predict for every row of the input; returns the summary that the command prints with --json.
 
     Raises SpecError for what does not fit, before the first batch; ModelFailed; ProviderError when something cannot be read or
     written. What was finished until then is kept, and the same call goes on after it.
