@@ -86,6 +86,7 @@ def measure(station: Hosted, folder: Path, repeats: int) -> dict[str, Any]:
         "overhead_s": overhead_s, "overhead_percent": 100 * overhead_s / median["by_hand"], "two_nodes_s": median["two_nodes"],
         "two_nodes_speedup": median["one_node"] / median["two_nodes"],
         "same_model_by_hand": digests(models["by_hand"]) == digests(models["one_node"]),
+        "same_model_on_two_nodes": digests(models["two_nodes"]) == digests(models["one_node"]),
         "two_nodes_repeat": len(digests(models["two_nodes"])) == 1,
         "one_node_auc": auc["one"], "two_nodes_auc": auc["two"],
         "seconds": seconds,
@@ -136,7 +137,8 @@ def digests(folders: list[Path]) -> set[str]:
 
 def table(found: dict[str, Any]) -> str:
     same = "the same bytes" if found["same_model_by_hand"] else "NOT the same bytes"
-    faster = f"{found['two_nodes_speedup']:.2f} times as fast as one"
+    alike = "the same bytes" if found["same_model_on_two_nodes"] else "other bytes"
+    faster = f"{alike}, {found['two_nodes_speedup']:.2f} times as fast as one"
     return f"""\
 The example's job, medians of {found["repeats"]}, {found["vcpu_per_node"]} CPU a node
 
