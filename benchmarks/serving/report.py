@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = ["table", "write"]
 
+PLOT = "![requests per second, and seconds to the first answer](serving.svg)"
 BEGIN, END = "<!-- serving:begin -->", "<!-- serving:end -->"
 
 
@@ -50,7 +51,7 @@ def write(figures: dict[str, Any], docs: Path) -> None:
     text = page.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, foot = rest.partition(END)
-    page.write_text(f"{head}{BEGIN}\n{table(figures)}\n{END}{foot}", encoding="utf-8")
+    page.write_text(f"{head}{BEGIN}\n{table(figures)}\n\n{PLOT}\n{END}{foot}", encoding="utf-8")
     _plot(figures, docs / "serving.svg")
 
 
