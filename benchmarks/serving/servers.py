@@ -51,7 +51,7 @@ def _v2(rows: list[list[float]]) -> Any:
 
 
 EKIBEN = ["{bin}/ekiben", "serve", "{bento}", "--port", "{port}"]
-OURS = f"{ROOT}[serve,trees]"
+OURS = f"{ROOT}[serve]"
 # What the bento asks for, at its versions, so that no other environment is made for it.
 LOCK = ROOT / "bentos" / "employment" / "requirements.txt"
 
