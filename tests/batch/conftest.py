@@ -52,14 +52,16 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], packing
     return make
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Bentos are unpacked here, not in the user's own cache."""
-    templates = packing.template(Path(__file__).parent / "bento")
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("XDG_CACHE_HOME", str(folder))
-        yield templates
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bentos are unpacked here, once for all tests of this folder."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def not_the_users_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set for each test by itself: a worker of the test runner has others after it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def test_every_branch_of_the_errors_has_its_exit_code() -> None:
         branch = next(base.__name__ for base in kind.__mro__ if base.__name__ in codes)
         assert exit_code(kind.__new__(kind)) == codes[branch], name
     assert exit_code(KeyError()) == 1
-    assert {*codes.values(), 0, 1, 2, 7, 130} == set(EXIT_CODES)
+    assert {*codes.values(), 0, 1, 2, 7, 8, 130} == set(EXIT_CODES)
 
 
 @pytest.mark.parametrize(

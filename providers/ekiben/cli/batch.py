@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from ekiben.cli import show
 from ekiben.cli.platform import runtime
 from ekiben.errors import MissingDependency, SpecError
@@ -50,11 +52,13 @@ def invoke_batch(name: str, options: Options, *, json: bool, stack: str) -> None
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(package, "data")
     if bool(options.input) == bool(options.sql):
-        raise SpecError("Say what to predict for with --input or with --sql, not both.")
+        raise typer.BadParameter("Say what to predict for with --input or with --sql, not both.")
     if not options.output:
-        raise SpecError("Say where the predictions go: --output predictions.parquet.")
+        raise typer.BadParameter("Say where the predictions go: --output predictions.parquet.")
     if options.sql and not options.database:
-        raise SpecError("--sql needs --database URI (or EKIBEN_DATABASE): sqlite:///data.db, postgresql://host/name.")
+        raise typer.BadParameter(
+            "--sql needs --database URI (or EKIBEN_DATABASE): sqlite:///data.db, postgresql://host/name."
+        )
     delimiter = {"\\t": "\t", "tab": "\t"}.get(options.delimiter, options.delimiter)
     if len(delimiter) > 1:
         raise SpecError(f"--delimiter {options.delimiter!r} is not one character (or tab).")

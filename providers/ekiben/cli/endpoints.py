@@ -128,7 +128,7 @@ def invoke(
     """
     if input or sql or output:
         if data:
-            raise SpecError("--data is one request; --input and --sql are many rows. Use one of them.")
+            raise typer.BadParameter("--data is one request; --input and --sql are many rows. Use one of them.")
         batch.invoke_batch(
             name,
             batch.Options(
@@ -141,7 +141,7 @@ def invoke(
         )  # fmt: skip
         return
     if not data:
-        raise SpecError(
+        raise typer.BadParameter(
             "Say what to predict for: --data JSON for one request, --input FILES or --sql QUERY for many rows."
         )
     used = runtime(stack)
