@@ -44,9 +44,9 @@ class Project(NamedTuple):
 
     def sh(self, script: str, **environment: str) -> str:
         """What a script says, run as CI runs it. Fails the test when it fails."""
-        keep = {
-            name: value for name, value in os.environ.items() if not name.startswith(("EKIBEN_", "PULUMI_", "GITHUB_"))
-        }
+        # Neither is what `make`, which may be running this, tells the makes below it.
+        ours = ("EKIBEN_", "PULUMI_", "GITHUB_", "MAKE", "MFLAGS")
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         # No tool of this repository's environment, and the versions that it was tested with: they are in uv's cache.
         path = [each for each in keep.pop("PATH").split(os.pathsep) if Path(each) != BIN]
         tools = self.wheel.parents[1] / "tools"

@@ -216,7 +216,7 @@ def test_files_with_secrets_are_the_owners_alone_and_no_log_has_the_token(host: 
         assert (host.state_dir / name).stat().st_mode & 0o077 == 0, name
     lines = [json.loads(line) for line in (host.state_dir / "access.jsonl").read_text().splitlines()]
     assert set(lines[0]) == {"time", "method", "path", "status", "ms", "endpoint", "revision", "bytes"}
-    assert lines[-1]["path"] == "/v1/resources"
+    assert "/v1/resources" in [line["path"] for line in lines]
     for name in ("station.log", "access.jsonl"):
         text = (host.state_dir / name).read_text()
         assert secret(host) not in text

@@ -15,7 +15,7 @@ from ekiben.errors import SpecError
 
 __all__ = ["payload", "register"]
 
-Data = Annotated[str, typer.Option("--data", "-d", help="JSON, @FILE, or - for standard input.")]
+Data = Annotated[str | None, typer.Option("--data", "-d", help="JSON, @FILE, or - for standard input.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +66,7 @@ def invoke(
             help="An endpoint, a function that HTTP starts, or MODEL:3, MODEL@ALIAS for files.",
         ),
     ],
-    data: Data = "",
+    data: Data = None,
     route: Annotated[
         str,
         typer.Option("--route", help="The route of the model's service; else predict, or the only one for batches."),
@@ -127,7 +127,7 @@ def invoke(
       ekiben invoke employment:3 --sql 'select * from people order by id' --database sqlite:///p.db --output scored.csv
     """
     if input or sql or output:
-        if data:
+        if data is not None:
             raise typer.BadParameter("--data is one request; --input and --sql are many rows. Use one of them.")
         batch.invoke_batch(
             name,
@@ -140,7 +140,7 @@ def invoke(
             stack=stack,
         )  # fmt: skip
         return
-    if not data:
+    if data is None:
         raise typer.BadParameter(
             "Say what to predict for: --data JSON for one request, --input FILES or --sql QUERY for many rows."
         )
