@@ -143,6 +143,26 @@ def test_a_request_may_come_byte_by_byte_and_in_chunks(edge: Served) -> None:
     assert answers(connected, 1) == [(200, b"16")]
 
 
+def test_what_follows_a_body_is_no_header(edge: Served) -> None:
+    connected = edge.connect()
+    head = b"POST /seen HTTP/1.1\r\nHost: x\r\n"
+    connected.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Admin: yes\r\n\r\n")
+    connected.sendall(head + b"Content-Length: 2\r\n\r\n{}")
+    assert [(status, b"x-admin" in body) for status, body in answers(connected, 2)] == [(200, False), (200, False)]
+
+
+def test_a_pipelined_request_of_another_version_changes_nothing_for_the_first(edge: Served, tmp_path: Path) -> None:
+    connected = edge.connect()
+    old = post("/wait_for", json.dumps({"path": str(tmp_path / "go")}).encode(), "Connection: keep-alive")
+    connected.sendall(post("/stream", b'{"n": 2}') + old.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    until((tmp_path / "go.begun").exists)
+    (tmp_path / "go").touch()
+    connected.sendall(post("/double", b'{"x": 7}', "Connection: close"))
+    found = read_all(connected)
+    assert (found.count(b"chunked"), found.count(b"connection: keep-alive")) == (1, 1)
+    assert found.endswith(b"14")
+
+
 def test_a_caller_who_asks_first_is_told_to_go_on(edge: Served) -> None:
     connected = edge.connect()
     connected.sendall(b"POST /double HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n")
@@ -178,6 +198,18 @@ def test_http_1_0_and_half_closed_callers_are_answered(edge: Served) -> None:
             b"POST /size HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n") * 2,
             413,
         ),
+        (  # what follows a body that is too large is not looked at
+            b"POST /size HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1ffff\r\n"
+            + b"x" * 0x1FFFF
+            + b"\r\n0\r\nx: y\r\n\r\n",
+            413,
+        ),
+        (b"POST /size HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: " + b"y" * 200_000, 431),
+        (b"POST /size HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=" + b"y" * 200_000, 431),
+        (b"\r\n" * 100_000, 431),
+        (b"POST /size HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST /size HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST /size HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
         (b"GET /livez HTTP/1.1\r\nHost:", 408),
         (b"POST /size HTTP/1.1\r\nContent-Length: 10\r\n\r\nxx", 408),
     ],

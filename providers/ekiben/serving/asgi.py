@@ -17,7 +17,7 @@ def scope_of(exchange: Exchange) -> dict[str, Any]:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1" if exchange.connection.chunks else "1.0",
+        "http_version": "1.1" if exchange.chunks else "1.0",
         "method": exchange.method.decode("latin-1"),
         "scheme": "http",
         "path": unquote(raw_path.decode("latin-1")),

@@ -42,11 +42,14 @@ reseed()
 
 
 class Exchange:
-    """Answered exactly once, by `answer` or by `start` and `write` and `end`. `endpoint` is its name in the metrics."""
+    """Answered exactly once, by `answer` or by `start` and `write` and `end`.
+
+    `endpoint` is its name in the metrics. `chunks`: its caller reads an answer in chunks.
+    """
 
     __slots__ = (
-        "answered", "body", "connection", "content_type", "endpoint", "headers", "id", "keep_alive", "method", "on_gone", "path",
-        "started", "status", "streaming", "target", "timer",
+        "answered", "body", "chunks", "connection", "content_type", "endpoint", "headers", "id", "keep_alive", "method", "on_gone",
+        "path", "started", "status", "streaming", "target", "timer",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -55,7 +58,7 @@ class Exchange:
         self.body: bytes | bytearray = b""
         self.target = self.method = self.id = self.content_type = b""
         self.path = self.endpoint = ""
-        self.keep_alive = True
+        self.keep_alive = self.chunks = True
         self.status = 0
         self.streaming = self.answered = False
         self.started = time.perf_counter()
@@ -86,8 +89,8 @@ class Exchange:
         """Begin an answer that comes in pieces, of a known length or chunked."""
         if self.answered or self.status:
             return
-        self.streaming = length is None and self.connection.chunks
-        if length is None and not self.connection.chunks:
+        self.streaming = length is None and self.chunks
+        if length is None and not self.chunks:
             self.keep_alive = False
         how = b"" if length is None else b"content-length: %d\r\n" % length
         if self.streaming:
@@ -135,7 +138,7 @@ class Exchange:
         if not self.keep_alive or server.draining:
             self.keep_alive = False
             more += b"connection: close\r\n"
-        elif not self.connection.chunks:
+        elif not self.chunks:
             more += b"connection: keep-alive\r\n"
         return b"%s%s\r\n%s" % (first, self.id, more)
 

@@ -19,6 +19,8 @@ __all__ = ["Connection", "Server"]
 
 LINGER_S = 2
 MAX_ID_BYTES = 128
+# What is said after a body is nobody's header.
+TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 
 
 class Server(Protocol):
@@ -45,21 +47,23 @@ class Connection(asyncio.Protocol):
     """One exchange at a time is answered; those that came with it wait in `waiting`, and reading pauses."""
 
     __slots__ = (
-        "_body", "_body_since_s", "_exchange", "_fed", "_head_bytes", "_held", "_in_body", "_parser", "_resumed",
-        "_transport", "_unsent", "chunks", "closed", "current", "deadline_s", "refused", "server", "waiting",
+        "_aside_bytes", "_body", "_body_since_s", "_exchange", "_headers", "_held", "_parser", "_resumed", "_transport",
+        "_unsent", "closed", "current", "deadline_s", "refused", "server", "waiting",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.closed = self.refused = False
-        self.chunks = True
         self.current: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
         self.deadline_s = 0.0
         self._exchange: Any = None
-        self._body: list[bytes] = []
-        self._in_body = False
-        self._fed = self._head_bytes = self._held = 0
+        self._headers: Any = TRAILERS
+        self._body: bytes | bytearray = b""
+        self._held = 0
+        self._aside_bytes = (
+            0  # that came since the last head or piece of a body: of a head, of chunks' lines, of trailers
+        )
         self._body_since_s = 0.0
         self._resumed: asyncio.Future[None] | None = None
         self._unsent = 0
@@ -74,11 +78,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        self.server.held_bytes -= self._held
-        self._held = 0
         self.server.closed(self)
         self._let_write()
         exchange, self.current = self.current, None
+        still_held = (
+            len(exchange.body) if exchange is not None else 0
+        )  # until it is finished, though nobody waits for it
+        self.server.held_bytes -= self._held - still_held
+        self._held = still_held
         if exchange is not None and exchange.on_gone is not None:
             exchange.on_gone()
         self.waiting.clear()
@@ -88,8 +95,7 @@ class Connection(asyncio.Protocol):
             return
         if self._exchange is None and self.current is None:
             self.deadline_s = self.server.now_s + self.server.limits.head_timeout_s
-        if not self._in_body:
-            self._head_bytes += len(data)
+        self._aside_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -98,40 +104,49 @@ class Connection(asyncio.Protocol):
             raise error.__context__ or error from None
         except HttpParserError:
             self.refuse(400, "Invalid HTTP request received.")
-        if self._exchange is not None and not self._in_body and self._head_bytes > self.server.limits.max_head_bytes:
+        if self._aside_bytes > self.server.limits.max_head_bytes:
             self.refuse(431, "The head of the request is too large.")
         if self.waiting:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         # A caller may close its half and wait for the answer.
-        return self.current is not None
+        return self.current is not None or bool(self.waiting)
 
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        self._exchange = Exchange(self)
+        self._exchange = exchange = Exchange(self)
+        self._headers = exchange.headers
 
     def on_url(self, url: bytes) -> None:
         self._exchange.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._exchange.headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self.refused:
+            return None
         exchange: Exchange = self._exchange
-        self._in_body, self._head_bytes = True, 0
-        self._body, self._fed = [], 0
+        self._headers, self._body, self._aside_bytes = TRAILERS, b"", 0
         exchange.method = self._parser.get_method()
         limits = self.server.limits
         if len(exchange.headers) > limits.max_headers:
             return self.refuse(431, f"The request has more than {limits.max_headers} headers.")
-        self.chunks = self._parser.get_http_version() == "1.1"
+        exchange.chunks = self._parser.get_http_version() == "1.1"
         named = dict(exchange.headers)
         exchange.content_type = named.get(b"content-type", b"")
         if int(named.get(b"content-length", 0)) > limits.max_body_bytes:
             return self._too_large()
-        if b"expect" in named and named[b"expect"].lower() == b"100-continue" and self.current is None:
+        if b"transfer-encoding" in named and not self._only_chunked(exchange):
+            return self.refuse(501, "The body of a request may be in chunks, and in no other transfer coding.")
+        if (
+            b"expect" in named
+            and named[b"expect"].lower() == b"100-continue"
+            and self.current is None
+            and exchange.chunks
+        ):
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         given = named.get(b"x-request-id", b"")
         exchange.id = given if 0 < len(given) <= MAX_ID_BYTES else new_id()
@@ -143,26 +158,29 @@ class Connection(asyncio.Protocol):
         if self.refused:
             return None
         server, size = self.server, len(data)
-        self._body.append(data)
-        self._fed += size
+        if not self._body:
+            self._body = data
+        else:
+            # Not a list of pieces: one of two bytes would take up fifty.
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+        self._aside_bytes = 0
         self._held += size
         server.held_bytes += size
-        limits = server.limits
-        if self._fed > limits.max_body_bytes:
+        limits, fed = server.limits, len(self._body)
+        if fed > limits.max_body_bytes:
             return self._too_large()
         if server.held_bytes > limits.max_held_bytes:
             return self.refuse(503, "The server holds as much as it can.")
-        self.deadline_s = self._body_since_s + limits.body_timeout_s + self._fed / limits.min_body_bytes_per_s
+        self.deadline_s = self._body_since_s + limits.body_timeout_s + fed / limits.min_body_bytes_per_s
         return None
 
     def on_message_complete(self) -> None:
         exchange, self._exchange = self._exchange, None
-        self._in_body = False
         if self.refused or exchange is None:
             return
-        body = self._body
-        exchange.body = body[0] if len(body) == 1 else b"".join(body)
-        self._body = []
+        exchange.body, self._body = self._body, b""
         exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         if self.current is None:
             self._begin(exchange)
@@ -204,7 +222,7 @@ class Connection(asyncio.Protocol):
             self.refuse(408, "The request took too long to come.")
         elif self._resumed is not None and (unsent := self._transport.get_write_buffer_size()) < self._unsent:
             self._unsent, self.deadline_s = unsent, self.server.now_s + self.server.limits.write_timeout_s
-        elif self._resumed is not None or self.refused:
+        elif self._resumed is not None or (self.refused and self.current is None):
             self.abort()
         elif self.current is None:
             self._close()
@@ -237,11 +255,16 @@ class Connection(asyncio.Protocol):
         exchange.id = exchange.id or new_id()
         exchange.keep_alive = False
         self.waiting.clear()
+        self._body = b""
         if self.current is None:
             exchange.answer(status, TEXT, why.encode())
 
     def _too_large(self) -> None:
         self.refuse(413, f"The request is larger than this server takes: {self.server.limits.max_body_bytes} bytes.")
+
+    def _only_chunked(self, exchange: Exchange) -> bool:
+        codings = [value.strip().lower() for name, value in exchange.headers if name == b"transfer-encoding"]
+        return exchange.chunks and codings == [b"chunked"]
 
     def _begin(self, exchange: Exchange) -> None:
         self.current = exchange
