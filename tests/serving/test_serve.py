@@ -20,7 +20,7 @@ import pytest
 
 from ekiben.packing.archive import files, write
 
-from .conftest import folder, until
+from .conftest import PARENT, folder, until
 
 SERVICE = """
 import os
@@ -81,6 +81,10 @@ def post(where: str, path: str, body: Any) -> Any:
         connection.close()
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def scratch() -> set[str]:
     return {path.name for path in Path("/tmp").glob("ekiben-serve-*")}
 
@@ -89,7 +93,7 @@ def test_one_process_serves_a_folder_on_loopback_and_leaves_nothing(bento: Path,
     there = scratch()
     with serve(str(bento), "--port", "0", TMPDIR="/tmp") as (process, where):
         assert where.startswith("http://127.0.0.1:")
-        assert post(where, "/pid", {}) == process.pid
+        assert parent_of(post(where, "/pid", {})) == process.pid
     assert process.returncode == 0
     assert scratch() <= there
 
@@ -115,7 +119,7 @@ def test_a_tar_is_what_its_name_says(bento: Path, tmp_path: Path) -> None:
     with serve(str(named), "--socket", str(tmp_path / "s"), XDG_CACHE_HOME=cache) as (process, where):
         assert where == f"unix:{tmp_path / 's'}"
         assert (tmp_path / "s").stat().st_mode & 0o077 == 0
-        assert post(where, "/pid", {}) == process.pid
+        assert parent_of(post(where, "/pid", {})) == process.pid
         with (
             pytest.raises(AssertionError, match="another process listens there"),
             serve(str(named), "--socket", str(tmp_path / "s")),
@@ -161,6 +165,49 @@ def test_several_processes_share_a_port_and_their_metrics_and_one_that_dies_is_r
         until(lambda: len({post_or_none(where) for _ in range(20)} - {None, killed}) == 2, "another one is there")
         assert until(lambda: counted() >= total), "what the dead one has counted is not lost"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("how", ["os._exit(70)", "os.kill(os.getpid(), 9)"])
+def test_one_worker_that_ends_is_replaced_and_who_comes_meanwhile_waits(tmp_path: Path, how: str) -> None:
+    mortal = (
+        SERVICE
+        + f"""
+    @bentoml.api
+    async def die(self) -> int:
+        {how}
+"""
+    )
+    with serve(str(folder(tmp_path / "bento", mortal)), "--port", "0") as (process, where):
+        first = post(where, "/pid", {})
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            post(where, "/die", {})
+        second = post(where, "/pid", {})
+        assert second != first
+        assert parent_of(second) == process.pid
+    assert process.returncode == 0
+
+
+def test_a_worker_does_not_outlive_the_process_that_it_was_started_by(bento: Path) -> None:
+    with serve(str(bento), "--port", "0") as (process, where):
+        worker = post(where, "/pid", {})
+        process.kill()
+        until(lambda: not Path(f"/proc/{worker}").exists(), "it has ended")
+
+
+def test_the_process_beside_the_worker_imports_next_to_nothing(bento: Path) -> None:
+    """It is there as long as the worker is, and it is what stands before the worker's start."""
+    program = (
+        "import importlib, json, runpy, sys; parent = runpy.run_path(sys.argv[1]); parent['make_package'](); "
+        "importlib.import_module('_ekiben_serving.alone'); print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, str(PARENT)], capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stdout))
+    assert {name for name in loaded if name.startswith("_ekiben_serving.")} == {
+        f"_ekiben_serving.{name}" for name in ("alone", "forked", "listening", "loading")
+    }
+    assert not loaded & {"asyncio", "ast", "inspect", "logging", "subprocess", "typer", "ekiben", "pydantic", "yaml"}
 
 
 def post_or_none(where: str) -> Any:

@@ -82,8 +82,7 @@ def load(bento: Path) -> Any:
 
 
 def become_worker(service: Any, name: str, channel: socket.socket) -> NoReturn:
-    status = 1
-    try:
+    def work() -> None:
         try:
             route = Route(service, name)
         except BaseException as error:
@@ -101,13 +100,8 @@ def become_worker(service: Any, name: str, channel: socket.socket) -> NoReturn:
                 traceback.print_exc()
                 answer, out = said(error), []
             wire.send(channel, answer, out)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    forked.run_and_end(work)
 
 
 class Route:
@@ -251,9 +245,10 @@ def _column(values: Any) -> tuple[dict[str, str], Any]:
     return {}, json.dumps(array.tolist(), default=str).encode()
 
 
-def beside(name: str) -> Any:
-    """The module `name` in this folder, without putting the folder on the path of what is run."""
-    spec = importlib.util.spec_from_file_location(f"_ekiben_{name}", Path(__file__).with_name(f"{name}.py"))
+def beside(name: str, folder: str = ".") -> Any:
+    """The module `name` in this folder, or in one beside it, without putting the folder on the path of what is run."""
+    path = Path(__file__).parent / folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"_ekiben_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -261,7 +256,7 @@ def beside(name: str) -> Any:
     return module
 
 
-wire = beside("wire")
+wire, forked = beside("wire"), beside("forked", "../serving")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,38 +1,21 @@
 """`ekiben`: one file per noun. `main` turns errors into one clear line on stderr and a documented exit code.
 
-Nothing heavy is imported here or at the top of any file beside this one, so that `ekiben --help` answers at once.
+A verb's file is imported when the verb is asked for, and nothing heavy at the top of any, so that each begins at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from ekiben import errors
-from ekiben.cli import (
-    compare,
-    doctor,
-    endpoints,
-    functions,
-    inventory,
-    lineage,
-    models,
-    new,
-    predictions,
-    rebuild,
-    serve,
-    stack,
-    station,
-    status,
-    storage,
-    trainings,
-)
 
 __all__ = ["EXIT_CODES", "app", "exit_code", "main"]
 
@@ -62,8 +45,43 @@ SECTIONS = {
 }
 
 
+# The file of each noun, and its verbs.
+NOUNS = {
+    "new": "new", "stack": "up preview refresh destroy env", "status": "status", "station": "station",
+    "inventory": "inventory", "doctor": "doctor", "storage": "put", "trainings": "train runs logs cancel",
+    "models": "models approve reject release rollback", "lineage": "lineage", "compare": "compare", "rebuild": "rebuild",
+    "endpoints": "endpoints invoke", "serve": "serve", "predictions": "predictions",
+    "functions": "functions events publish replay",
+}  # fmt: skip
+_NOUN_OF = {verb: noun for noun, verbs in NOUNS.items() for verb in verbs.split()}
+
+
+class Commands(Mapping[str, Any]):
+    """Each verb's command, whose file is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, verb: str) -> Any:
+        if verb not in self._loaded:
+            nouns = _app()
+            importlib.import_module(f"ekiben.cli.{_NOUN_OF[verb]}").register(nouns)
+            self._loaded.update(typer.main.get_group(nouns).commands)
+        return self._loaded[verb]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NOUN_OF)
+
+    def __len__(self) -> int:
+        return len(_NOUN_OF)
+
+
 class Verbs(TyperGroup):
     """The group, with its verbs in sections."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = Commands()  # type: ignore[assignment]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(len(name) for name in self.commands)
@@ -77,32 +95,17 @@ class Verbs(TyperGroup):
                     formatter.write_dl(rows)
 
 
-app = typer.Typer(
-    cls=Verbs,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"max_content_width": 100},
-)
-for noun in (
-    new,
-    stack,
-    status,
-    station,
-    inventory,
-    doctor,
-    storage,
-    trainings,
-    models,
-    lineage,
-    compare,
-    rebuild,
-    endpoints,
-    serve,
-    predictions,
-    functions,
-):
-    noun.register(app)
+def _app(**given: Any) -> typer.Typer:
+    return typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"max_content_width": 100},
+        **given,
+    )
+
+
+app = _app(cls=Verbs)
 
 
 def _version(wanted: bool) -> None:

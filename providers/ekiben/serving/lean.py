@@ -16,7 +16,7 @@ from typing import Any
 from .application import Application
 from .exchange import reseed
 from .limits import Limits
-from .listening import accepted, refuse_newcomers
+from .listening import BACKLOG, accepted, refuse_newcomers
 from .protocol import Connection
 
 __all__ = ["Lean", "run"]
@@ -56,7 +56,7 @@ class Lean:
         for listener in listeners:
             listener.setblocking(False)
             make = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-            servers.append(await make(lambda: Connection(self), sock=listener.dup()))
+            servers.append(await make(lambda: Connection(self), sock=listener.dup(), backlog=BACKLOG))
         ready()
         await self._stopping.wait()
         await self._drain(servers, listeners)

@@ -8,8 +8,9 @@ import struct
 import sys
 from contextlib import suppress
 
-__all__ = ["accepted", "refuse_newcomers"]
+__all__ = ["BACKLOG", "accepted", "refuse_newcomers"]
 
+BACKLOG = 1024
 SO_ATTACH_FILTER = 26
 # Classic BPF: drop a packet whose TCP flags have SYN, let any other through.
 FLAGS_AT, SYN = 13, 0x02

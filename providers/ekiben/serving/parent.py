@@ -25,7 +25,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +36,7 @@ class Parent:
     def __init__(self) -> None:
         self.pids: dict[int, str] = {}
         self.lifeline, self._held_open = os.pipe()
+        self._forked = beside("forked")
 
     def serve(self) -> None:
         signal.signal(signal.SIGCHLD, lambda number, frame: self.reap())
@@ -78,8 +78,7 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def become_worker(self, command: dict[str, Any], listener: socket.socket) -> NoReturn:
-        status = 1
-        try:
+        def work() -> None:
             os.setpgid(0, 0)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -89,21 +88,10 @@ class Parent:
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             os.close(self._held_open)
-            threading.Thread(target=die_with_parent, args=(self.lifeline,), daemon=True).start()
+            self._forked.die_with_parent(self.lifeline, group=True)
             beside("worker").serve({**command, "gateway": True}, listener, lifeline=self.lifeline)
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-            if isinstance(leaving.code, str):
-                print(leaving.code, file=sys.stderr)
-        except BaseException:
-            import traceback
 
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        self._forked.run_and_end(work)
 
     def reap(self) -> None:
         while self.pids:
@@ -127,12 +115,6 @@ def load(modules: list[str]) -> None:
                 print(f"parent: {module} cannot be imported: {error}", file=sys.stderr, flush=True)
 
 
-def die_with_parent(lifeline: int) -> None:
-    """Wait until the pipe that only the parent holds open is closed, then end this worker and its children."""
-    os.read(lifeline, 1)
-    os.killpg(0, signal.SIGKILL)
-
-
 def beside(name: str) -> Any:
     """The module `name` in this folder, without putting the folder on the path of what it runs."""
     return importlib.import_module(f"{PACKAGE}.{name}")
@@ -149,7 +131,7 @@ def make_package() -> None:
 def worker_anew(given: dict[str, Any]) -> None:
     """A worker that runs itself again, with the sockets that it had."""
     if given["lifeline"] >= 0:
-        threading.Thread(target=die_with_parent, args=(given["lifeline"],), daemon=True).start()
+        beside("forked").die_with_parent(given["lifeline"], group=given["command"].get("gateway", False))
     listener = socket.socket(fileno=given["listener"])
     beside("worker").serve(given["command"], listener, lifeline=given["lifeline"])
 

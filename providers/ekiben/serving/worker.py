@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -29,25 +28,9 @@ def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -
     """Serve until SIGTERM. `command`: bento (folder), metrics_dir (the worker's own, and removed after its end), and optionally
 
     env; timeout_s, where the service says none; gateway: the only caller is one, with limits of its own; shared: where workers of
-    one port add up their metrics; linger_s: how long to wait for late callers at the end; says: what to print when ready; ready_fd:
-    what to write to then; removes: what to remove at the end. Raises what the service raises when it is imported or made.
+    one port add up their metrics; linger_s: how long to wait for late callers at the end; ready_fd: what to write to when the first
+    call can be answered. Until then the socket need not listen. Raises what the service raises when it is imported or made.
     """
-    try:
-        _serve(command, listener, lifeline)
-    finally:
-        remove(command.get("removes", []))
-
-
-def remove(paths: list[str]) -> None:
-    """Remove files and folders; silent where they are gone."""
-    for path in paths:
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            Path(path).unlink(missing_ok=True)
-
-
-def _serve(command: dict[str, Any], listener: socket.socket, lifeline: int) -> None:
     os.environ.update(command.get("env", {}))
     metrics_dir = command["metrics_dir"]
     # Temporary folders of a process that is killed must not stay.
@@ -86,8 +69,6 @@ def _ready(command: dict[str, Any]) -> None:
     if "ready_fd" in command:
         os.write(command["ready_fd"], b".")
         os.close(command["ready_fd"])
-    if "says" in command:
-        print(command["says"], flush=True)
 
 
 def _serve_lean(command: dict[str, Any], about: dict[str, str], listener: socket.socket) -> None:
