@@ -22,7 +22,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 TAIL_LINES = 20
 
@@ -81,7 +81,7 @@ def load(bento: Path) -> Any:
     return service
 
 
-def become_worker(service: Any, name: str, channel: socket.socket) -> NoReturn:
+def become_worker(service: Any, name: str, channel: socket.socket) -> None:
     def work() -> None:
         try:
             route = Route(service, name)

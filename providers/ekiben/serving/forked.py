@@ -41,7 +41,7 @@ def run_and_end(run: Callable[[], object]) -> NoReturn:
 
 
 def die_with_parent(lifeline: int, *, group: bool) -> None:
-    """From now on end when the pipe that only the parent holds open is closed: the whole group at once, or this process in order."""
+    """From now on end when the pipe that only the parent holds open closes: the whole group at once, or this process in order."""
 
     def wait() -> None:
         os.read(lifeline, 1)

@@ -26,7 +26,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 BACKLOG = 1024
 PACKAGE = "_ekiben_serving"
@@ -77,7 +77,7 @@ class Parent:
         tell({"id": command["id"], "pid": pid})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
-    def become_worker(self, command: dict[str, Any], listener: socket.socket) -> NoReturn:
+    def become_worker(self, command: dict[str, Any], listener: socket.socket) -> None:
         def work() -> None:
             os.setpgid(0, 0)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
