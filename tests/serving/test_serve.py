@@ -85,17 +85,14 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def scratch() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("ekiben-serve-*")}
-
-
 def test_one_process_serves_a_folder_on_loopback_and_leaves_nothing(bento: Path, tmp_path: Path) -> None:
-    there = scratch()
-    with serve(str(bento), "--port", "0", TMPDIR="/tmp") as (process, where):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with serve(str(bento), "--port", "0", TMPDIR=str(scratch)) as (process, where):
         assert where.startswith("http://127.0.0.1:")
         assert parent_of(post(where, "/pid", {})) == process.pid
     assert process.returncode == 0
-    assert scratch() <= there
+    assert list(scratch.iterdir()) == []
 
 
 def test_port_says_where(bento: Path) -> None:
@@ -187,8 +184,8 @@ def test_one_worker_that_ends_is_replaced_and_who_comes_meanwhile_waits(tmp_path
     assert process.returncode == 0
 
 
-def test_a_worker_does_not_outlive_the_process_that_it_was_started_by(bento: Path) -> None:
-    with serve(str(bento), "--port", "0") as (process, where):
+def test_a_worker_does_not_outlive_the_process_that_it_was_started_by(bento: Path, tmp_path: Path) -> None:
+    with serve(str(bento), "--port", "0", TMPDIR=str(tmp_path)) as (process, where):
         worker = post(where, "/pid", {})
         process.kill()
         until(lambda: not Path(f"/proc/{worker}").exists(), "it has ended")
