@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from . import failures, openapi
@@ -26,6 +26,9 @@ from .metrics import CONTENT_TYPE, Metrics, buckets
 from .standin import services
 from .standin.context import server_context
 from .threads import Threads
+
+if TYPE_CHECKING:
+    from .cors import Cors
 
 __all__ = ["Application", "join"]
 
@@ -67,6 +70,8 @@ class Application:
         if metrics.get("enabled", True):
             self._gets[join(prefix, "/metrics")] = self._metrics
         self._files = join(prefix, "static_content") + "/"
+        self.cors: Cors | None = None
+        self.health = {join(prefix, name).encode() for name in ("/livez", "/readyz", "/healthz", "/metrics")}
         server_context.service_name, server_context.service_type = service.name, "entry_service"
         server_context.bento_name = about.get("name") or service.name
         server_context.bento_version = about.get("version") or "not available"
@@ -104,6 +109,8 @@ class Application:
 
     def _elsewhere(self, exchange: Exchange, path: str) -> None:
         exchange.endpoint = path if path in self._posts or path in self._gets else UNKNOWN
+        if self.cors is not None and self.cors.preflight(exchange):
+            return
         allowed = [b"POST"] * (path in self._posts) + [b"GET", b"HEAD"] * (path in self._gets)
         other = path.rstrip("/") if path.endswith("/") else path + "/"
         if allowed:

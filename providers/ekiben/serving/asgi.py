@@ -14,7 +14,7 @@ def scope_of(exchange: Exchange) -> dict[str, Any]:
     raw_path, _, query = exchange.target.partition(b"?")
     transport = exchange.connection._transport
     peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    return {
+    scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1" if exchange.chunks else "1.0",
@@ -29,6 +29,9 @@ def scope_of(exchange: Exchange) -> dict[str, Any]:
         "server": tuple(own[:2]) if isinstance(own, tuple) else None,
         "state": {},
     }
+    if exchange.trace is not None:
+        scope.update(trace_id=int(exchange.trace.trace_id, 16), request_id=int(exchange.trace.span_id, 16))
+    return scope
 
 
 async def send_response(exchange: Exchange, response: Any, scope: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -183,7 +184,8 @@ class Endpoint:
             self._inline = self._short >= self._trials and threads.count == 1 and self.application.watched()
             self._finish(exchange, output, error, context)
 
-        job = threads.submit(run if context is None else lambda: context.run(run), done)
+        known = contextvars.copy_context() if context is None and exchange.trace is not None else context
+        job = threads.submit(run if known is None else partial(known.run, run), done)
 
         def late() -> None:
             job.dropped = True
@@ -248,7 +250,8 @@ class Endpoint:
 
     async def _in_threads(self, made: Any) -> AsyncGenerator[Any, None]:
         try:
-            while (item := await self.application.threads.call(lambda: next(made, _END))) is not _END:
+            run = partial(contextvars.copy_context().run, next, made, _END)
+            while (item := await self.application.threads.call(run)) is not _END:
                 yield item
         finally:
             made.close()

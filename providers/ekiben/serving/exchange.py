@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .protocol import Connection
+    from .tracing import Trace
 
 __all__ = ["JSON", "TEXT", "Exchange", "Headers"]
 
@@ -44,12 +45,13 @@ reseed()
 class Exchange:
     """Answered exactly once, by `answer` or by `start` and `write` and `end`.
 
-    `endpoint` is its name in the metrics. `chunks`: its caller reads an answer in chunks.
+    `endpoint` is its name in the metrics. `chunks`: its caller reads an answer in chunks. `trace` is the caller's, or the span that
+    stands for this exchange.
     """
 
     __slots__ = (
         "answered", "body", "chunks", "connection", "content_type", "endpoint", "headers", "id", "keep_alive", "method", "on_gone",
-        "path", "started", "status", "streaming", "target", "timer",
+        "path", "started", "status", "streaming", "target", "timer", "trace",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -64,6 +66,7 @@ class Exchange:
         self.started = time.perf_counter()
         self.timer: Any = None
         self.on_gone: Callable[[], object] | None = None
+        self.trace: Trace | None = None
 
     def header(self, name: bytes) -> bytes:
         """The first header of that name, in lower case; empty when there is none."""

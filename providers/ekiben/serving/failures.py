@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import ValidationError, to_json
 
 from .exchange import JSON, Exchange
+from .watching import tell
 
 __all__ = ["answer_error", "answer_failure", "answer_json"]
 
@@ -53,4 +54,6 @@ def _status(error: BaseException) -> int | None:
 
 
 def _log(exchange: Exchange, error: BaseException) -> None:
-    log.error("Exception on %s [%s]", exchange.path, exchange.method.decode("latin-1"), exc_info=error)
+    method = exchange.method.decode("latin-1")
+    log.error("Exception on %s [%s]", exchange.path, method, exc_info=error, extra={"trace": exchange.trace})
+    tell(exchange.connection.server.watch.failed, exchange, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import logging
 import signal
@@ -10,14 +11,17 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from . import tracing, watching
 from .application import Application
-from .exchange import reseed
+from .exchange import Exchange, reseed
 from .limits import Limits
 from .listening import BACKLOG, accepted, refuse_newcomers
 from .protocol import Connection
+from .watching import Watch
 
 __all__ = ["Lean", "run"]
 
@@ -33,7 +37,11 @@ class Lean:
 
     def __init__(self, application: Application, *, linger_s: float = 0.0, shared: bool = False) -> None:
         self.application = application
-        self.handle, self.metrics, self.limits = application.handle, application.metrics, application.limits
+        self.handle: Callable[[Exchange], None] = application.handle
+        self.handle_traced: Callable[[Exchange], None] = partial(tracing.run, application.handle)
+        self.exchange: Callable[[Connection], Exchange] = Exchange
+        self.metrics, self.limits = application.metrics, application.limits
+        self.context, self.watch = contextvars.copy_context(), Watch()
         self.head = b"server: BentoML Service/%s\r\n" % application.service.name.encode("latin-1", "replace")
         self.heads: dict[tuple[int, bytes], bytes] = {}
         self.connections: set[Connection] = set()
@@ -61,6 +69,7 @@ class Lean:
         await self._stopping.wait()
         await self._drain(servers, listeners)
         await self.application.stop()
+        await self.watch.stop(self.limits.flush_timeout_s)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -131,7 +140,9 @@ def run(
     application = Application(service, about, limits.behind_gateway() if gateway else limits, shared)
 
     async def main() -> None:
-        await Lean(application, linger_s=linger_s, shared=shared is not None).serve(listeners, ready)
+        lean = Lean(application, linger_s=linger_s, shared=shared is not None)
+        watching.install(lean)
+        await lean.serve(listeners, ready)
 
     try:
         import uvloop

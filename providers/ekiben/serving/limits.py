@@ -28,6 +28,8 @@ class Limits:
     write_timeout_s: int = 60
     idle_timeout_s: int = 75
     drain_timeout_s: int = 90
+    # For the last spans and predictions to be sent, when all is answered.
+    flush_timeout_s: int = 8
     # A blocking call that was made without a thread and has not returned so long after its deadline never will.
     stuck_s: int = 5
 

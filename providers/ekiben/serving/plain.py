@@ -101,8 +101,6 @@ def reason_of_service(service: Any) -> str:
         return f"it is configured with {', '.join(unknown)}"
     nested = [
         (config.get("ssl") or {}, "enabled", "TLS"),
-        ((config.get("http") or {}).get("cors") or {}, "enabled", "CORS"),
-        ((config.get("logging") or {}).get("access") or {}, "enabled", "an access log"),
         (config.get("traffic") or {}, "external_queue", "an external queue"),
     ]
     for where, key, what in nested:

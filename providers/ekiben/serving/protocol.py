@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,9 +12,11 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from .exchange import TEXT, Exchange, new_id
 from .limits import Limits
+from .tracing import of_caller
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+    from .watching import Watch
 
 __all__ = ["Connection", "Server"]
 
@@ -24,11 +27,18 @@ TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 
 
 class Server(Protocol):
-    """What connections share. `now_s` is the loop's time, to the second."""
+    """What connections share. `now_s` is the loop's time, to the second; `context` that of no exchange."""
 
     @property
     def handle(self) -> Callable[[Exchange], None]: ...
 
+    @property
+    def handle_traced(self) -> Callable[[Exchange], None]: ...
+
+    @property
+    def exchange(self) -> Callable[[Connection], Exchange]: ...
+
+    context: contextvars.Context
     limits: Limits
     metrics: Metrics
     connections: set[Connection]
@@ -37,6 +47,7 @@ class Server(Protocol):
     draining: bool
     now_s: float
     held_bytes: int
+    watch: Watch
 
     def opened(self, connection: Connection) -> None: ...
 
@@ -116,7 +127,7 @@ class Connection(asyncio.Protocol):
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        self._exchange = exchange = Exchange(self)
+        self._exchange = exchange = self.server.exchange(self)
         self._headers = exchange.headers
 
     def on_url(self, url: bytes) -> None:
@@ -150,6 +161,8 @@ class Connection(asyncio.Protocol):
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         given = named.get(b"x-request-id", b"")
         exchange.id = given if 0 < len(given) <= MAX_ID_BYTES else new_id()
+        if b"traceparent" in named:
+            exchange.trace = of_caller(exchange.headers)
         self._body_since_s = self.server.now_s
         self.deadline_s = self.server.now_s + limits.body_timeout_s
         return None
@@ -189,6 +202,11 @@ class Connection(asyncio.Protocol):
 
     # What an exchange calls.
 
+    @property
+    def peer(self) -> Any:
+        """The caller's address and port; no pair where they are a unix socket's."""
+        return self._transport.get_extra_info("peername")
+
     def write(self, data: bytes) -> None:
         if not self.closed:
             self._transport.write(data)
@@ -203,7 +221,7 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self.waiting:
             # Not at once: a thousand requests in one packet must not be a thousand calls deep.
-            asyncio.get_running_loop().call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next, context=self.server.context)
         else:
             self.deadline_s = self.server.now_s + self.server.limits.idle_timeout_s
 
@@ -250,7 +268,7 @@ class Connection(asyncio.Protocol):
         if self.refused:
             return
         self.refused = True
-        exchange = self._exchange or Exchange(self)
+        exchange = self._exchange or self.server.exchange(self)
         self._exchange = None
         exchange.id = exchange.id or new_id()
         exchange.keep_alive = False
@@ -269,7 +287,8 @@ class Connection(asyncio.Protocol):
     def _begin(self, exchange: Exchange) -> None:
         self.current = exchange
         self.deadline_s = 0.0
-        self.server.handle(exchange)
+        server = self.server
+        (server.handle if exchange.trace is None else server.handle_traced)(exchange)
 
     def _next(self) -> None:
         if self.waiting and self.current is None and not self.closed:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import loading, plain, trees
+from . import loading, plain, tracing, trees
 
 __all__ = ["serve"]
 
@@ -37,7 +37,9 @@ def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -
     temporary = Path(metrics_dir, "tmp")
     temporary.mkdir(mode=0o700, exist_ok=True)
     os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.addFilter(tracing.Traced())
+    logging.basicConfig(format=tracing.LOG_FORMAT, level=logging.INFO, handlers=[stderr])
     bento = Path(command["bento"])
     about = loading.about(bento)
     loading.enter(bento)
