@@ -99,6 +99,8 @@ def install(lean: Lean) -> None:
 
         application.cors = cors.of_service(config)
         watch.headers.append(application.cors.headers)
+    if ((config.get("http") or {}).get("response") or {}).get("trace_id"):
+        watch.headers.append(_with_trace)
     if os.environ.get("EKIBEN_SERVER_ACCESS_LOG") or ((config.get("logging") or {}).get("access") or {}).get("enabled"):
         from . import access
 
@@ -113,3 +115,8 @@ def install(lean: Lean) -> None:
             watch.stops.append(spans.stop)
     if watch != Watch():
         lean.exchange = Watched
+
+
+def _with_trace(exchange: Exchange, headers: Headers) -> Headers:
+    """BentoML's `http={"response": {"trace_id": True}}`."""
+    return headers if exchange.trace is None else [*headers, (b"x-bentoml-trace-id", exchange.trace.trace_id.encode())]
