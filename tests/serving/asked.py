@@ -114,6 +114,12 @@ OTHERS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
     ("POST", "/file", form(part("f", "http://127.0.0.1:1/x")), MULTIPART),
     ("POST", "/file_root", b"http://127.0.0.1:1/x", {"content-type": "text/plain"}),
     ("POST", "/file_root", b"\x00\x01 binary is no text", {"content-type": "application/octet-stream"}),
+    ("POST", "/file_root", b"words", {"content-type": "application/vnd.apache.arrow.stream"}),
+    ("POST", "/root_text", b"words", {"content-type": "application/x-npy", "accept": "application/x-npy"}),
+    ("POST", "/file_out", b'{"text": "a,b"}', {**JSON, "accept": "application/vnd.apache.arrow.stream"}),
+    ("POST", "/stream", b'{"n": 2}', {**JSON, "accept": "application/x-npy"}),
+    ("POST", "/array_any", b'{"x": [1, 2]}', {**JSON, "accept": "application/json, application/x-npy"}),
+    ("POST", "/array_any", b"\x93NUMPY", {"content-type": "application/octet-stream"}),
 ]  # fmt: skip
 
 # What BentoML answers with a 500 although it is the request that is wrong: we say so.

@@ -9,13 +9,13 @@ import logging
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import PydanticCustomError, ValidationError, from_json
 
-from . import asgi, failures, render
+from . import asgi, contents, failures, render
 from .exchange import JSON, Exchange
 from .standin.context import Call, call as current_call
 from .standin.descriptors import ARGS, KWARGS, IORootModel
@@ -46,14 +46,15 @@ class Endpoint:
     def __init__(self, application: Application, name: str, method: Any) -> None:
         self.application, self.name, self.method = application, name, method
         self.spec = method.input_spec
-        self._validator = self.spec.__pydantic_validator__
+        self.validator = self.spec.__pydantic_validator__
         self._root = bool(getattr(self.spec, "__root_input__", False))
-        self._single = issubclass(self.spec, IORootModel)
-        self._raw = self._single and self.spec.model_json_schema().get("type") in ("string", "file")
+        self.single = issubclass(self.spec, IORootModel)
+        self.raw = self.single and self.spec.model_json_schema().get("type") in ("string", "file")
         self._special = {ARGS, KWARGS} & set(self.spec.model_fields)
         self._files = bool(self.spec.multipart_fields)
         self._context = method.ctx_param
-        self._writer = render.writer(method.output_spec)
+        self.writer = render.writer(method.output_spec)
+        self.answers_json = self.writer.media_type == JSON and not method.is_stream
         func = method.func
         self._asynchronous = inspect.iscoroutinefunction(func)
         self._generator = inspect.isgeneratorfunction(func)
@@ -63,15 +64,25 @@ class Endpoint:
         self._trials, self._short = TRIALS, 0
         self._calls = self._slow = 0
 
+    @cached_property
+    def inputs(self) -> Any:
+        """What it takes, for contents that are no JSON."""
+        from . import inputs
+
+        return inputs.of(self.spec, self.method.func, self._context)
+
     def __call__(self, exchange: Exchange) -> None:
         kind = exchange.content_type
         if kind != JSON:
             kind = kind.partition(b";")[0].strip()
+        form = exchange.form
+        if form is None and (exchange.accept or kind != JSON):
+            form = exchange.form = contents.form(self, exchange, kind)
         context = None
         if self._context or self._files or kind in FORMS:
             context = contextvars.copy_context()
             context.run(current_call.set, Call(asgi.scope_of(exchange), bytes(exchange.body)))
-        if kind in FORMS or (self._single and self._files and exchange.body[:4] == b"http"):
+        if kind in FORMS or (self.single and self._files and exchange.body[:4] == b"http"):
             self._spawn(exchange, self._read_slowly(exchange, kind, cast(contextvars.Context, context)), context)
             return
         try:
@@ -79,31 +90,34 @@ class Endpoint:
                 raise BentoMLException(
                     f"{PICKLE.decode()} is not allowed in main server", error_code=HTTPStatus.UNSUPPORTED_MEDIA_TYPE
                 )
-            arguments = self._read(exchange.body) if context is None else context.run(self._read, exchange.body)
+            if form is not None:
+                arguments = form.read(exchange) if context is None else context.run(form.read, exchange)
+            else:
+                arguments = self.read(exchange.body) if context is None else context.run(self.read, exchange.body)
         except Exception as error:
             self._fail(exchange, error, context, asked=isinstance(error, ValidationError))
             return
         self._run(exchange, arguments, context)
 
-    def _read(self, body: bytes | bytearray) -> Arguments:
+    def read(self, body: bytes | bytearray) -> Arguments:
         body = body or b"{}"
-        if not self._single:
-            return self._arguments(self._validator.validate_json(body))
+        if not self.single:
+            return self.arguments(self.validator.validate_json(body))
         value: Any = bytes(body)
-        if not self._raw:
+        if not self.raw:
             try:
                 value = from_json(body)
             except ValueError as error:
                 raise self._no_json(error) from None
-        return self._arguments(self._validator.validate_python({"root": value}))
+        return self.arguments(self.validator.validate_python({"root": value}))
 
     def _no_json(self, error: ValueError) -> ValidationError:
         reason = PydanticCustomError("json_invalid", "Invalid JSON: {error}", {"error": str(error)})
         return ValidationError.from_exception_data(self.spec.__name__, [{"type": reason, "loc": (), "input": None}])
 
-    def _arguments(self, read: Any) -> Arguments:
+    def arguments(self, read: Any) -> Arguments:
         if self._root:
-            return ((read.root if self._single else read,), {})
+            return ((read.root if self.single else read,), {})
         given = read.__dict__
         args: tuple[Any, ...] = ()
         if self._special:
@@ -121,8 +135,8 @@ class Endpoint:
             if kind in FORMS:
                 read = self.spec.model_validate(await forms.values(current_call.get().request, self.spec))
             else:
-                read = self._validator.validate_python({"root": await forms.fetched(bytes(exchange.body))})
-            arguments = self._arguments(read)
+                read = self.validator.validate_python({"root": await forms.fetched(bytes(exchange.body))})
+            arguments = self.arguments(read)
         except Exception as error:
             self._fail(exchange, error, context, asked=isinstance(error, ValidationError))
             return
@@ -231,9 +245,9 @@ class Endpoint:
                 self._fail(exchange, error, None)
                 return
             status, headers = self._head(context)
-            exchange.start(status, self._writer.media_type, headers)
+            exchange.start(status, self.writer.media_type, headers)
             while item is not _END and not exchange.gone:
-                exchange.write(self._writer.piece(item))
+                exchange.write(self.writer.piece(item))
                 await exchange.connection.writable()
                 item = await anext(items, _END)
         except Exception as error:
@@ -263,11 +277,18 @@ class Endpoint:
             self._fail(exchange, error, context)
             return
         try:
+            if exchange.form is not None and exchange.form.writes and not _is_response(output):
+                status, headers = self._head(context)
+                content_type, body, more = exchange.form.write(output)
+                kept = [pair for pair in headers if pair[0] != b"content-type"]
+                exchange.answer(status, content_type, body, [*kept, *more])
+                self._close(context)
+                return
             response = None
             if context is not None or type(output) not in self._plain:
                 response = self._response(output, context)
             if response is None:
-                content_type, body = self._writer.body(output)
+                content_type, body = self.writer.body(output)
                 exchange.answer(200, content_type, body)
                 self._close(context)
                 return
@@ -278,10 +299,9 @@ class Endpoint:
 
     def _response(self, output: Any, context: contextvars.Context | None) -> Any:
         """A Starlette response, where the method gave one or asked for what takes one."""
-        responses = sys.modules.get("starlette.responses")
-        if responses is not None and isinstance(output, responses.Response):
+        if _is_response(output):
             return output
-        response = self._writer.response(output, self._touched(context))
+        response = self.writer.response(output, self._touched(context))
         if response is None and len(self._plain) < MAX_TYPES:
             self._plain.add(type(output))
         return response
@@ -339,3 +359,8 @@ class Endpoint:
                 await this.response.background()
         finally:
             this.close()
+
+
+def _is_response(output: Any) -> bool:
+    responses = sys.modules.get("starlette.responses")
+    return responses is not None and isinstance(output, responses.Response)

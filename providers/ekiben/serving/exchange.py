@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .contents import Form
     from .protocol import Connection
     from .tracing import Trace
 
@@ -50,15 +51,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "answered", "body", "chunks", "connection", "content_type", "endpoint", "headers", "id", "keep_alive", "method", "on_gone",
-        "path", "started", "status", "streaming", "target", "timer", "trace",
+        "accept", "answered", "body", "chunks", "connection", "content_type", "endpoint", "form", "headers", "id", "keep_alive",
+        "method", "on_gone", "path", "started", "status", "streaming", "target", "timer", "trace",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.headers: list[tuple[bytes, bytes]] = []
         self.body: bytes | bytearray = b""
-        self.target = self.method = self.id = self.content_type = b""
+        self.target = self.method = self.id = self.content_type = self.accept = b""
+        self.form: Form | None = None  # when it is not as BentoML has it
         self.path = self.endpoint = ""
         self.keep_alive = self.chunks = True
         self.status = 0

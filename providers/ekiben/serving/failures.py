@@ -17,6 +17,8 @@ log = logging.getLogger("bentoml.serve")
 
 
 def answer_json(exchange: Exchange, status: int, body: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    if exchange.form is not None:
+        body = exchange.form.told(body)
     exchange.answer(status, JSON, to_json(body), headers)
 
 

@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
             return self.refuse(431, f"The request has more than {limits.max_headers} headers.")
         exchange.chunks = self._parser.get_http_version() == "1.1"
         named = dict(exchange.headers)
-        exchange.content_type = named.get(b"content-type", b"")
+        exchange.content_type, exchange.accept = named.get(b"content-type", b""), named.get(b"accept", b"")
         if int(named.get(b"content-length", 0)) > limits.max_body_bytes:
             return self._too_large()
         if b"transfer-encoding" in named and not self._only_chunked(exchange):

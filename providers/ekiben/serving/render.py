@@ -44,6 +44,10 @@ class Writer:
         self.media_type = _with_charset(spec.mime_type())
         self._known: dict[type, Any] = {}
 
+    def value(self, output: Any) -> Any:
+        """What the method gave, as its annotation has it."""
+        return output
+
     def body(self, output: Any) -> tuple[bytes, bytes]:
         """The media type and the bytes of an answer."""
         if self.spec.multipart_fields:
@@ -87,6 +91,9 @@ class RootWriter(Writer):
         metadata = spec.model_fields["root"].metadata
         self._structured = schema.get("type") in STRUCTURED and "serialization" not in schema
         self._tensor = any(isinstance(each, TensorSchema) for each in metadata)
+
+    def value(self, output: Any) -> Any:
+        return self._made(output).root
 
     def body(self, output: Any) -> tuple[bytes, bytes]:
         made = self._made(output)
