@@ -144,10 +144,11 @@ class Application:
                 log.exception("The hook %s has failed", name)
         services.set_current(None, self.service.name)
 
-    def spawn(self, work: Any, context: contextvars.Context | None = None) -> None:
-        task = self.loop.create_task(work, context=context)
+    def spawn(self, work: Any, context: contextvars.Context | None = None) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = self.loop.create_task(work, context=context)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     def watched(self) -> bool:
         """True, and from now on a call on the loop's own thread that never returns ends the process."""

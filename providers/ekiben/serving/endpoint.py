@@ -23,6 +23,7 @@ from .standin.exceptions import BentoMLException
 
 if TYPE_CHECKING:
     from .application import Application
+    from .batching import Batcher
 
 __all__ = ["Endpoint"]
 
@@ -63,6 +64,11 @@ class Endpoint:
         self._inline = False
         self._trials, self._short = TRIALS, 0
         self._calls = self._slow = 0
+        self._batcher: Batcher | None = None
+        if method.batchable:
+            from .batching import Batcher
+
+            self._batcher = Batcher(self)
 
     @cached_property
     def inputs(self) -> Any:
@@ -144,6 +150,9 @@ class Endpoint:
         self._run(exchange, arguments, context)
 
     def _run(self, exchange: Exchange, arguments: Arguments, context: contextvars.Context | None) -> None:
+        if self._batcher is not None:
+            self._batcher.add(exchange, arguments, context)
+            return
         args, kwargs = arguments
         if self._context:
             kwargs[self._context] = self.application.service.context

@@ -19,6 +19,12 @@ __all__ = ["BUCKETS", "CONTENT_TYPE", "Metrics", "buckets"]
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0)
 MAX_BUCKETS = 100
+# Of batches, whatever the namespace: how many requests a call was for, as BentoML counts them, and how many rows.
+SIZES = {
+    "bentoml_service_adaptive_batch_size": "Service adaptive batch size",
+    "bentoml_service_adaptive_batch_rows": "Rows of a batch",
+}
+SIZE_BOUNDS = tuple(float(2**power) for power in range(13))
 
 
 def buckets(given: dict[str, Any]) -> tuple[float, ...]:
@@ -58,6 +64,8 @@ class Metrics:
         for endpoint in endpoints:
             for status in (200, 500):
                 self._seen[endpoint, status] = [0.0] * (len(bounds) + 2)
+        # family and method -> the same of sizes
+        self._sizes: dict[tuple[str, str], list[float]] = {}
 
     def observe(self, endpoint: str, status: int, seconds: float) -> None:
         row = self._seen.get((endpoint, status))
@@ -67,20 +75,30 @@ class Metrics:
         row[-1] += seconds
         self._dirty = True
 
+    def batch(self, method: str, requests: int, rows: int) -> None:
+        """A call of a batchable method."""
+        for family, size in zip(SIZES, (requests, rows), strict=True):
+            row = self._sizes.setdefault((family, method), [0.0] * (len(SIZE_BOUNDS) + 2))
+            row[bisect_left(SIZE_BOUNDS, size)] += 1
+            row[-1] += size
+        self._dirty = True
+
     def write(self) -> None:
         """Tell the other workers, when there is news."""
         if self._shared is not None and self._dirty:
             self._dirty = False
             rows = [[endpoint, status, row] for (endpoint, status), row in self._seen.items()]
+            sizes = [[family, method, row] for (family, method), row in self._sizes.items()]
+            told = {"rows": rows, "sizes": sizes, "in_progress": self.in_progress, "at": time.time()}
             path = self._shared / f"{os.getpid()}.json"
             fresh = path.with_suffix(".new")
             with suppress(OSError):  # a full disk must not stop the service
-                fresh.write_text(json.dumps({"rows": rows, "in_progress": self.in_progress, "at": time.time()}))
+                fresh.write_text(json.dumps(told))
                 fresh.replace(path)
 
     def text(self) -> bytes:
         """All of it, and what the service itself has registered with prometheus_client."""
-        rows, in_progress = self._all()
+        rows, sizes, in_progress = self._all()
         space = self.namespace
         lines: list[str] = []
 
@@ -93,25 +111,27 @@ class Metrics:
             lines.append(f"{space}_request_total{{{labels}}} {sum(row[:-1])}")
         family("request_duration_seconds", "histogram", "Request duration in seconds")
         for (endpoint, status), row in rows.items():
-            labels, total = f'endpoint="{_escaped(endpoint)}",http_response_code="{status}",{self._labels}', 0.0
-            if not any(row):
-                continue
-            for bound, count in zip((*self._bounds, "+Inf"), row, strict=False):
-                total += count
-                lines.append(f'{space}_request_duration_seconds_bucket{{{labels},le="{bound}"}} {total}')
-            lines.append(f"{space}_request_duration_seconds_count{{{labels}}} {total}")
-            lines.append(f"{space}_request_duration_seconds_sum{{{labels}}} {row[-1]}")
+            if any(row):
+                labels = f'endpoint="{_escaped(endpoint)}",http_response_code="{status}",{self._labels}'
+                lines += _histogram(f"{space}_request_duration_seconds", labels, self._bounds, row)
         family("request_in_progress", "gauge", "Total number of requests in progress now")
         lines.append(f"{space}_request_in_progress{{{self._labels}}} {in_progress}")
         family("last_request_timestamp_seconds", "gauge", "Timestamp of the last received request")
         lines.append(f"{space}_last_request_timestamp_seconds{{{self._labels}}} {self._last}")
+        for name, what in SIZES.items() if sizes else ():
+            lines += (f"# HELP {name} {what}", f"# TYPE {name} histogram")
+            for (family_name, method), row in sizes.items():
+                if name == family_name:
+                    labels = f'method_name="{_escaped(method)}",worker_index="1",{self._labels}'
+                    lines += _histogram(name, labels, SIZE_BOUNDS, row)
         return "\n".join([*lines, ""]).encode() + _of_the_service()
 
     def touched(self) -> None:
         self._last = time.time()
 
-    def _all(self) -> tuple[dict[tuple[str, int], list[float]], int]:
+    def _all(self) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, str], list[float]], int]:
         rows, in_progress = {key: list(row) for key, row in self._seen.items()}, self.in_progress
+        sizes = {key: list(row) for key, row in self._sizes.items()}
         if self._shared is not None:
             for path in self._shared.glob("*.json"):
                 with suppress(OSError, ValueError):
@@ -121,7 +141,18 @@ class Metrics:
                         for endpoint, status, row in found["rows"]:
                             mine = rows.setdefault((endpoint, status), [0.0] * len(row))
                             mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
-        return rows, in_progress
+                        for family, method, row in found["sizes"]:
+                            mine = sizes.setdefault((family, method), [0.0] * len(row))
+                            mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
+        return rows, sizes, in_progress
+
+
+def _histogram(name: str, labels: str, bounds: tuple[float, ...], row: list[float]) -> list[str]:
+    lines, total = [], 0.0
+    for bound, count in zip((*bounds, "+Inf"), row, strict=False):
+        total += count
+        lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {total}')
+    return [*lines, f"{name}_count{{{labels}}} {total}", f"{name}_sum{{{labels}}} {row[-1]}"]
 
 
 def _escaped(text: str) -> str:

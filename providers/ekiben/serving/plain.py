@@ -114,7 +114,10 @@ def reason_of_service(service: Any) -> str:
         return f"its threads are {config['threads']!r}"
     for name, method in service.apis.items():
         if method.batchable:
-            return f"its method {name} is batchable"
+            from . import batching
+
+            if why := batching.refusal(method):
+                return f"its method {name} is batchable and {why}"
         if "{" in method.route:
             return f"the route of {name} has parameters"
     return ""
