@@ -15,6 +15,7 @@ from ekiben.serving import plain
 from .conftest import PARENT, folder, served
 
 PLAIN = """
+import typing
 import bentoml
 from bentoml import images as pictures
 from bentoml.exceptions import NotFound
@@ -70,7 +71,25 @@ def test_reading_the_code_tells(tmp_path: Path, added: str, why: str) -> None:
         ("resources=", "ssl={'enabled': True}, resources=", "it is configured with TLS"),
         ("resources=", "http={'cors': {'enabled': True}}, logging={'access': {'enabled': True}}, resources=", ""),
         ("resources=", "traffic={'timeout': 'soon'}, resources=", "its traffic.timeout is 'soon'"),
-        ("@bentoml.api\n", "@bentoml.api(batchable=True)\n", "its method one is batchable"),
+        *(
+            (
+                "@bentoml.api\n    def one(self, x: int)",
+                f"@bentoml.api(batchable=True{dim})\n    def one(self, x: {kind})",
+                why,
+            )
+            for kind, dim, why in (
+                ("list", "", ""),
+                ("'list[int] | None'", "", ""),
+                ("typing.Any", ", batch_dim=1", ""),
+                ("int", "", "its method one is batchable and takes nothing with rows along dimension 0"),
+                (
+                    "list[int]",
+                    ", batch_dim=1",
+                    "its method one is batchable and takes nothing with rows along dimension 1",
+                ),
+                ("list[int]", ", batch_dim='x'", "its method one is batchable and has the batch_dim ('x', 'x')"),
+            )
+        ),
         ("@bentoml.api\n", "@bentoml.api(route='/a/{b}')\n", "the route of one has parameters"),
     ],
 )

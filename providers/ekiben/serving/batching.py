@@ -1,7 +1,7 @@
 """Requests that come while others are at work, joined into one call: what `@bentoml.api(batchable=True)` asks for.
 
-A request keeps its boundaries: its rows are in one call, unless they are more than `max_batch_size`; it gets its own back, in order;
-and where the call fails, those in it are called again by halves, so that who has made it fail fails alone.
+A request keeps its boundaries: its rows are in one call, unless they are more than `max_batch_size`, and it gets its own back, in
+order. Where the call fails, those in it are called again by halves, so that who has made it fail fails alone.
 """
 
 from __future__ import annotations

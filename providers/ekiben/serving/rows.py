@@ -37,7 +37,7 @@ def may_have_rows(annotation: Any, metadata: Sequence[Any], dim: int) -> bool:
 
 
 def count(value: Any, dim: int) -> int | None:
-    """How many rows a value has along `dim`; None for what is no list, array or frame. Raises RowsError without such a dimension."""
+    """How many rows a value has along `dim`; None for what is no list, array or frame. Raises RowsError."""
     if isinstance(value, list):
         found, dims = len(value), 1
     elif (array := _array(value)) is not None:
