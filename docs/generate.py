@@ -135,7 +135,7 @@ def cli() -> str:
     import typer
 
     os.environ["COLUMNS"] = "100"
-    from ekiben.cli import SECTIONS, app
+    from ekiben.cli.verbs import SECTIONS, app
 
     root = typer.main.get_command(app)
     context = type(root).context_class(root, info_name="ekiben", **root.context_settings)
@@ -163,7 +163,7 @@ def cli() -> str:
         for name in names.split():
             command = root.get_command(context, name)  # type: ignore[attr-defined]
             if command is None:
-                raise SystemExit(f"ekiben.cli.SECTIONS names the verb {name!r}, which there is not.")
+                raise SystemExit(f"ekiben.cli.verbs.SECTIONS names the verb {name!r}, which there is not.")
             inner = type(root).context_class(command, info_name=name, parent=context)
             parts += [f"### {name}", "", "```text", command.get_help(inner), "```", ""]
     return "\n".join(line.rstrip() for line in "\n".join(parts).splitlines()) + "\n"

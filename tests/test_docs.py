@@ -63,7 +63,7 @@ def split(line: str) -> Iterator[list[str]]:
 
 
 def group() -> Any:
-    from ekiben.cli import app
+    from ekiben.cli.verbs import app
 
     return typer.main.get_command(app)
 

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from ekiben import errors
-from ekiben.cli import EXIT_CODES, SECTIONS, app, exit_code
+from ekiben.cli import EXIT_CODES, exit_code
+from ekiben.cli.verbs import SECTIONS, app
 
 from .shelf import runtime as shelf
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -157,6 +158,44 @@ def test_a_plain_service_starts_with_pydantic_and_the_server_alone(tmp_path: Pat
         "_ekiben_serving", "annotated_types", "bentoml", "httptools", "pydantic", "pydantic_core", "service",
         "typing_extensions", "typing_inspection", "uvloop",
     }  # fmt: skip
+
+
+def test_the_command_starts_with_the_command_line_alone(tmp_path: Path) -> None:
+    """The same budget, for what `ekiben serve` loads before it becomes the server in the bento's own environment."""
+    lock = {"env/python/requirements.lock.txt": "pydantic==" + importlib.metadata.version("pydantic") + "\n"}
+    bento = folder(tmp_path / "bento", PLAIN, files=lock)
+    program = """
+import json, os, sys
+def become(path, arguments):
+    print(json.dumps([arguments, sorted(sys.modules)]), flush=True)
+    os._exit(0)
+os.execv = become
+from ekiben.cli import main
+main(["serve", sys.argv[1]])
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, str(bento)], capture_output=True, text=True, check=True, env=environment
+    )
+    command, loaded = json.loads(done.stdout)
+    assert command[:4] == [sys.executable, "-P", str(PARENT), "--alone"]
+    assert {name for name in loaded if name.startswith("ekiben")} == {
+        "ekiben", "ekiben.cli", "ekiben.cli.server", "ekiben.errors", "ekiben.serving",
+    }  # fmt: skip
+    others = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names)
+    assert third_party(sorted(others)) == {"ekiben"}
+    slow = (
+        "asyncio",
+        "ast",
+        "email.message",
+        "http.client",
+        "importlib.metadata",
+        "inspect",
+        "logging",
+        "ssl",
+        "subprocess",
+    )
+    assert [name for name in slow if name in loaded] == []
 
 
 def test_a_parent_for_plain_services_imports_no_bentoml() -> None:

@@ -252,7 +252,7 @@ def test_which_interpreter_has_the_lock_is_looked_up_once(bento: Path, tmp_path:
     lock.parent.mkdir(parents=True)
     lock.write_text("pydantic\n")
     program = (
-        f"import pathlib, sys; from ekiben.cli.serve import _python; print(_python(pathlib.Path({str(bento)!r}))); "
+        f"import pathlib, sys; from ekiben.cli.server import _python; print(_python(pathlib.Path({str(bento)!r}))); "
         "print('packaging' in sys.modules)"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -17,8 +17,8 @@ from typing import Any
 
 from ekiben.errors import NotFound, SpecError
 from ekiben.folder import system_error
+from ekiben.packing.fetch import path_of
 from ekiben.runtime import Runtime
-from ekiben.station.bundles import path_of
 from ekiben.storage import open_storage
 
 __all__ = ["FORMATS", "File", "found", "resolved", "split"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from ekiben.errors import SpecError
+from ekiben.errors import AccessDenied, SpecError
 from ekiben.packing.archive import Bundle, Content, files, write
 
 __all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "skipped"]
@@ -57,10 +61,28 @@ def skipped(name: str) -> bool:
 
 
 def cache_dir() -> Path:
-    """Where archives are kept between builds."""
+    """Where archives, bentos and environments are kept: the user's cache; where that cannot be written, below TMPDIR.
+
+    Raises AccessDenied when what is there in TMPDIR is another user's.
+    """
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("ekiben"))
+    cache = Path(platformdirs.user_cache_dir("ekiben"))
+    # Without a home it is no absolute path; access() knows of read-only file systems, too.
+    if cache.is_absolute():
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                return cache
+    cache = Path(tempfile.gettempdir(), f"ekiben-{os.getuid()}")
+    cache.mkdir(mode=0o700, exist_ok=True)
+    found = cache.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise AccessDenied(
+            "ekiben", f"use the folder {str(cache)!r}", "others can write there",
+            "Remove it, or set XDG_CACHE_HOME or TMPDIR to a folder of your own",
+        )  # fmt: skip
+    return cache
 
 
 def _run_face() -> dict[str, Content]:

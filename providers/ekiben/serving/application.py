@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from . import failures, openapi
+from . import failures, openapi, sagemaker
 from .endpoint import Endpoint
 from .exchange import JSON, TEXT, Exchange
 from .limits import Limits
@@ -81,6 +81,10 @@ class Application:
             namespace=metrics.get("namespace") or "bentoml_service", bounds=buckets(metrics.get("duration") or {}),
             shared=shared,
         )  # fmt: skip
+        self._gets.setdefault(sagemaker.PING, self._readyz)
+        if (name := sagemaker.default(service.apis)) and sagemaker.INVOCATIONS not in self._posts:
+            self._posts[sagemaker.INVOCATIONS] = self._posts[join(prefix, service.apis[name].route)]
+            self._known[sagemaker.INVOCATIONS.encode()] = sagemaker.INVOCATIONS
 
     def handle(self, exchange: Exchange) -> None:
         path = self._known.get(exchange.target) or unquote(exchange.target.partition(b"?")[0].decode("latin-1"))

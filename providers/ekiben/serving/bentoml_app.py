@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import loading
+from . import loading, sagemaker
 
 __all__ = ["application", "run"]
 
@@ -29,6 +29,8 @@ def run(
     """Serve until SIGTERM. Raises what the service's import raises; exits with 3 when it does not start."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
     os.environ.setdefault("BENTOML_RESULT_STORE", str(Path(shared or metrics_dir) / "tasks.db"))
+    if not _writable(os.environ.get("BENTOML_HOME") or os.path.expanduser("~/bentoml")):
+        os.environ["BENTOML_HOME"] = str(Path(metrics_dir) / "bentoml")
     import uvicorn
 
     app = application(about, metrics_dir, timeout_s)
@@ -52,6 +54,13 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     Server(config).run(sockets=listeners)
+
+
+def _writable(folder: str) -> bool:
+    """Could it be made, or written in? BentoML wants to, at its import."""
+    while not os.path.exists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    return os.path.isabs(folder) and os.access(folder, os.W_OK)
 
 
 def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None) -> Any:
@@ -86,4 +95,12 @@ def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None
     if timeout_s is not None:
         service.config.setdefault("traffic", {}).setdefault("timeout", timeout_s + TIMEOUT_MARGIN_S)
     service.config.setdefault("logging", {}).setdefault("access", {}).setdefault("enabled", False)
-    return service.to_asgi(is_main=True)
+    if not _writable(os.getcwd()):  # where bentoml.monitor would write, and fail each prediction when it cannot
+        options = service.config.setdefault("monitoring", {}).setdefault("options", {})
+        options.setdefault("log_path", str(Path(metrics_dir) / "monitoring"))
+    own = set(server_context.service_routes)
+    predict = sagemaker.default(service.apis)
+    return sagemaker.with_paths(
+        service.to_asgi(is_main=True), own, join_paths(service.path_prefix, "/readyz"),
+        join_paths(service.path_prefix, service.apis[predict].route) if predict else "",
+    )  # fmt: skip

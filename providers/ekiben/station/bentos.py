@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ekiben import packing
-from ekiben.errors import IntegrityError, ModelFailed, NotFound
+from ekiben.errors import ModelFailed
+from ekiben.packing.fetch import fetched
 from ekiben.serving import plain, trees
 from ekiben.station import environments
-from ekiben.station.bundles import path_of
 
 __all__ = ["Bentos", "Plan", "prepare"]
-
-log = logging.getLogger("ekiben.station")
 
 
 @dataclass(frozen=True)
@@ -66,35 +60,10 @@ class Bentos:
 
 def prepare(uri: str, digest: str, folder: Path) -> Plan:
     """The bento at `uri`, verified and unpacked in `folder`, and its Python. Raises IntegrityError, NotFound, ModelFailed."""
-    if folder.is_dir():
-        try:
-            packing.verify(folder, digest)
-        except IntegrityError as error:
-            log.warning("the bento is fetched again: %s", error)
-            packing.remove(folder)
-    if not folder.is_dir():
-        with _fetched(uri) as tar:
-            packing.unpack(tar, digest, folder)
+    fetched(uri, digest, folder)
     if not (folder / "bento.yaml").is_file():
         raise ModelFailed(f"local: cannot serve {uri}: the archive is no bento (it has no bento.yaml). Pack it again.")
     python = environments.interpreter(environments.lock_of(folder))
     source = folder / "src"
     modules = plain.preloaded(source, environments.modules(source))
     return Plan(folder, python, trees.preloaded(folder, modules))
-
-
-@contextmanager
-def _fetched(uri: str) -> Iterator[Path]:
-    if uri.startswith("file:"):
-        path = path_of(uri)
-        if not path.is_file():
-            raise NotFound("local", f"fetch the bento {uri}", "there is no such file", "Register the version again")
-        yield path
-        return
-    from ekiben.storage import open_storage
-
-    parent, _, key = uri.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="ekiben-") as folder:
-        path = Path(folder) / "bento.tar"
-        open_storage(parent).download(key, path)
-        yield path

@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ekiben.errors import NotFound, SpecError
 from ekiben.packing.archive import unpack
+from ekiben.packing.fetch import path_of
 from ekiben.station.environments import interpreter
 
-__all__ = ["bucket_of", "path_of", "python_for", "unpacked"]
-
-
-def path_of(uri: str) -> Path:
-    """The path of a file:// URI. Raises SpecError for another, and for one that climbs."""
-    parts = urlsplit(uri)
-    path = unquote(parts.path)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
-        raise SpecError(f"The URI {uri!r} is no file on this machine: it must begin with file:///.")
-    if ".." in path.split("/"):
-        raise SpecError(f"The URI {uri!r} climbs (`..`); name the place directly.")
-    return Path(path)
+__all__ = ["bucket_of", "python_for", "unpacked"]
 
 
 def bucket_of(state_dir: Path, uri: str) -> tuple[Path, str]:

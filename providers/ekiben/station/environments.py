@@ -18,11 +18,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ekiben.errors import ModelFailed, NotFound, SpecError
 from ekiben.folder import abandoned
+from ekiben.packing.source import cache_dir
 
 __all__ = ["find_uv", "interpreter", "lock_of", "modules", "requirements", "unmet"]
 
@@ -52,7 +52,7 @@ def interpreter(lock: Path, *, cache: Path | None = None) -> Path:
     version = ".".join(map(str, sys.version_info[:3]))
     lent = " ".join(f"{each.name}=={each.version}" for each in _server())
     name = hashlib.sha256(f"{version}\n{text}\n{lent}".encode()).hexdigest()[:32]
-    home = (cache or Path(platformdirs.user_cache_dir("ekiben"))) / "environments"
+    home = (cache or cache_dir()) / "environments"
     python = home / name / "bin" / "python"
     if not python.exists():
         log.info("an environment is made for %s, because %s is not at hand", lock, ", ".join(missing[:3]))

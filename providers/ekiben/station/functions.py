@@ -18,10 +18,11 @@ from typing import Any
 from aiohttp import web
 
 from ekiben.errors import EkibenError, FunctionFailed, ProviderError, SpecError, Unavailable
+from ekiben.packing.fetch import path_of
 from ekiben.records import Event, now
 from ekiben.specs import FunctionSpec
 from ekiben.station import processes, tokens
-from ekiben.station.bundles import path_of, python_for, unpacked
+from ekiben.station.bundles import python_for, unpacked
 from ekiben.station.calls import Log, Outcome, call
 from ekiben.station.edge import body_of
 from ekiben.station.events import Claim, Events
