@@ -103,6 +103,7 @@ def _model(work: Path) -> tuple[dict[int, tuple[list[list[float]], list[float]]]
 
 def _bento(work: Path, model: Path, samples: dict[int, tuple[list[list[float]], list[float]]]) -> Path:
     from ekiben.packing import pack, template, unpack
+    from ekiben.serving.trees import verdict
 
     source, trained = work / "source", work / "trained"
     source.mkdir()
@@ -113,7 +114,7 @@ def _bento(work: Path, model: Path, samples: dict[int, tuple[list[list[float]], 
     rows, answer = samples[1]
     built = template(source)
     sample = {"route": "predict", "request": {"rows": rows}, "response": answer}
-    packed = pack(built.path, trained, {"sample": sample}, sha256=built.sha256, into=work)
+    packed = pack(built.path, trained, {"sample": sample, "fast_path": verdict(trained)}, sha256=built.sha256, into=work)
     return unpack(packed.path, packed.sha256, work / "bento")
 
 

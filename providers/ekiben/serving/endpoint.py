@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import PydanticCustomError, ValidationError, from_json
 
-from . import asgi, contents, failures, render
+from . import asgi, contents, failures, floats, render
 from .exchange import JSON, Exchange
 from .standin.context import Call, call as current_call
 from .standin.descriptors import ARGS, KWARGS, IORootModel
@@ -53,6 +53,7 @@ class Endpoint:
         self.raw = self.single and self.spec.model_json_schema().get("type") in ("string", "file")
         self._special = {ARGS, KWARGS} & set(self.spec.model_fields)
         self._files = bool(self.spec.multipart_fields)
+        self._floats = floats.reader(self.spec)
         self._context = method.ctx_param
         self.writer = render.writer(method.output_spec)
         self.answers_json = self.writer.media_type == JSON and not method.is_stream
@@ -106,6 +107,8 @@ class Endpoint:
         self._run(exchange, arguments, context)
 
     def read(self, body: bytes | bytearray) -> Arguments:
+        if self._floats is not None and (given := self._floats(body)) is not None:
+            return (), given
         body = body or b"{}"
         if not self.single:
             return self.arguments(self.validator.validate_json(body))

@@ -116,7 +116,9 @@ class IODescriptor(IOMixin, BaseModel):
                 model.__root_input__ = True
                 model.media_type = _content_type(first[0])
                 return model
-            return create_model("Input", __module__=func.__module__, __base__=IODescriptor, **fields)
+            model = create_model("Input", __module__=func.__module__, __base__=IODescriptor, **fields)
+            model.__inferred__ = True
+            return model
         except (ValueError, TypeError) as error:
             raise TypeError(
                 f"Unable to infer the input spec for function {func}, please specify input_spec manually"

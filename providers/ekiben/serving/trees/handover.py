@@ -70,7 +70,7 @@ class Standing(type):
         )
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # who looks a class over must not load the real package
             raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
         return getattr(cls.in_the_real(f"{cls.__name__}.{name}"), name)
 

@@ -62,13 +62,16 @@ def _answers(booster_of: Any, matrix_of: Any, path: str, rows: Any) -> Iterator[
     booster = booster_of({"nthread": 1}, model_file=path)
     names = booster.feature_names
     yield np.array([booster.num_features(), booster.num_boosted_rounds()])
-    for data in (rows, rows.astype(np.float64), *(rows[i : i + 1] for i in range(SINGLE_ROWS))):
+    singles = [rows[i : i + 1] for i in range(len(rows))]
+    for data in (rows, rows.astype(np.float64), *singles[:SINGLE_ROWS]):
         for how in FROM_MATRIX:
             yield _outcome(
                 lambda x, how: booster.predict(matrix_of(x, feature_names=names, nthread=1), **how), data, how
             )
         for how in FROM_ARRAY:
             yield _outcome(lambda x, how: booster.inplace_predict(x, **how), data, how)
+    for data in singles[SINGLE_ROWS:]:
+        yield _outcome(lambda x, how: booster.inplace_predict(x, **how), data, {})
 
 
 def rows_for(booster: Any) -> Any:

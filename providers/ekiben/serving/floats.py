@@ -1,0 +1,58 @@
+"""JSON straight into arrays of floats: what pydantic and the array's own validator would make of it, without the objects between.
+
+Whatever is odd in a request is left to them, and so is what they say about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .standin.annotations import TensorSchema
+
+__all__ = ["reader"]
+
+Read = Callable[["bytes | bytearray"], "dict[str, Any] | None"]
+# Whole numbers beyond 64 bits are floats to orjson: to an array of floats it is all the same.
+FLOATS = frozenset({"float16", "float32", "float64"})
+
+
+def reader(spec: Any) -> Read | None:
+    """What reads a body as the arguments of a method all of whose parameters are arrays of floats; None for any other method.
+
+    It gives None for a body that it does not read.
+    """
+    fields = {name: info.metadata for name, info in spec.model_fields.items()}
+    if not fields or not getattr(spec, "__inferred__", False) or not all(map(_floats, fields.values())):
+        return None
+    try:
+        import orjson
+    except ImportError:
+        return None
+    loads = orjson.loads
+    if len(fields) == 1:
+        ((only, (schema,)),) = fields.items()
+        validate = schema.validate
+
+        def read_one(body: bytes | bytearray) -> dict[str, Any] | None:
+            try:
+                given = loads(body)
+                return {only: validate(given[only])} if len(given) == 1 else None
+            except (ValueError, TypeError, KeyError):
+                return None
+
+        return read_one
+    kinds = {name: schema.validate for name, (schema,) in fields.items()}
+
+    def read(body: bytes | bytearray) -> dict[str, Any] | None:
+        try:
+            given = loads(body)
+            return {name: kind(given[name]) for name, kind in kinds.items()} if len(given) == len(kinds) else None
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    return read
+
+
+def _floats(metadata: list[Any]) -> bool:
+    return len(metadata) == 1 and isinstance(metadata[0], TensorSchema) and metadata[0].dtype in FLOATS
