@@ -114,7 +114,9 @@ def _bento(work: Path, model: Path, samples: dict[int, tuple[list[list[float]], 
     rows, answer = samples[1]
     built = template(source)
     sample = {"route": "predict", "request": {"rows": rows}, "response": answer}
-    packed = pack(built.path, trained, {"sample": sample, "fast_path": verdict(trained)}, sha256=built.sha256, into=work)
+    packed = pack(
+        built.path, trained, {"sample": sample, "fast_path": verdict(trained)}, sha256=built.sha256, into=work
+    )
     return unpack(packed.path, packed.sha256, work / "bento")
 
 
