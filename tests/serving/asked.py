@@ -7,6 +7,7 @@ from typing import Any
 
 JSON = {"content-type": "application/json"}
 BOUNDARY = "frontier"
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 MULTIPART = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
@@ -100,6 +101,9 @@ OTHERS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
     ("POST", "/seen", b"{}", {**JSON, "x-probe": "y", "cookie": "a=b; c=d"}),
     ("POST", "/scalars", b"a=3&d=word&e=4", {"content-type": "application/x-www-form-urlencoded"}),
     ("POST", "/scalars", b"d=word", {"content-type": "application/x-www-form-urlencoded"}),
+    ("POST", "/root_default", b"a=1", FORM), ("POST", "/root_list", form(part("a", "1")), MULTIPART),
+    ("POST", "/root_dict", b"a=1&b=2&c", FORM), ("POST", "/root_dict", b"a=1&&b=%zz;c=+4&=5", FORM),
+    ("POST", "/file_root", form(part("root", "x", "x.txt")), MULTIPART),
     ("POST", "/scalars", form(part("a", "3"), part("d", "word")), MULTIPART),
     ("POST", "/one", form(part("person", '{"age": 3}')), MULTIPART),
     ("POST", "/file", form(part("f", "content", "a.txt", "text/plain"), part("note", "hi"), part("n", "3")), MULTIPART),
@@ -110,7 +114,6 @@ OTHERS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
     ("POST", "/file_kind", form(part("f", "text", "a.txt", "text/plain")), MULTIPART),
     ("POST", "/files", form(part("f", "one", "1.txt"), part("f", "two", "2.txt")), MULTIPART),
     ("POST", "/picture", form(part("picture", png(), "a.png", "image/png")), MULTIPART),
-    ("POST", "/file", b"no form at all", MULTIPART), ("POST", "/file", b"--x", {"content-type": "multipart/form-data"}),
     ("POST", "/file", form(part("f", "http://127.0.0.1:1/x")), MULTIPART),
     ("POST", "/file_root", b"http://127.0.0.1:1/x", {"content-type": "text/plain"}),
     ("POST", "/file_root", b"\x00\x01 binary is no text", {"content-type": "application/octet-stream"}),
@@ -129,6 +132,9 @@ WRONG: list[tuple[str, Any, dict[str, str]]] = [
     ("/array_ints", {"x": [2**80]}, JSON), ("/array_ints", {"x": [2**40]}, JSON), ("/frame", {"x": [[1], 2, None]}, JSON),
     ("/frame_columns", b"word", JSON), ("/file", form(part("f", "words")), MULTIPART),
     ("/picture", form(part("picture", "no picture", "a.png", "image/png")), MULTIPART),
+    ("/picture", form(part("picture", png(), "a.png", "image/nothing")), MULTIPART),
+    ("/file", b"no form at all", MULTIPART), ("/file", b"--x", {"content-type": "multipart/form-data"}),
+    ("/file_root", b"http://[", {"content-type": "text/plain"}), ("/root_dict", b"a=1&" * 1001, FORM),
 ]  # fmt: skip
 
 # Where BentoML writes NaN or Infinity, which is no JSON, and we write null, as BentoML itself does for models.

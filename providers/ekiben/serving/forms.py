@@ -10,25 +10,22 @@ import posixpath
 import socket
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from .standin.annotations import is_upload, origin_of
+from .standin.descriptors import IORootModel
 from .standin.exceptions import BadInput
 
 __all__ = ["fetched", "values"]
 
+MAX_FIELDS = 1000
 FETCH_TIMEOUT_S = 30.0
 MAX_FETCHED_BYTES = 128 * 1024 * 1024
 
 
 async def values(request: Any, spec: Any) -> dict[str, Any]:
     """The fields of a form, files as uploads and all else from JSON where it is JSON. Raises BadInput."""
-    from starlette.exceptions import HTTPException as Malformed
-
-    try:
-        form = await request.form()
-    except Malformed as error:
-        raise BadInput(str(error.detail)) from error
+    form = await _parsed(request)
     found: dict[str, Any] = {}
     for name in form:
         if name in spec.multipart_fields:
@@ -46,13 +43,30 @@ async def values(request: Any, spec: Any) -> dict[str, Any]:
             found[name] = json.loads(value)
         except (ValueError, RecursionError):
             found[name] = value
-    return found
+    return {"root": found} if issubclass(spec, IORootModel) else found
+
+
+async def _parsed(request: Any) -> Any:
+    """As Starlette has it, but what is malformed is always told as that, and fields are limited in every version."""
+    from starlette.datastructures import FormData
+    from starlette.formparsers import MultiPartException
+
+    if not request.headers["content-type"].lower().startswith("multipart/"):
+        text = (await request.body()).decode("latin-1")
+        try:
+            return FormData(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        except ValueError as error:
+            raise BadInput(f"Too many fields. Maximum number of fields is {MAX_FIELDS}.") from error
+    try:
+        return await request.form()
+    except MultiPartException as error:
+        raise BadInput(error.message) from error
 
 
 async def fetched(url: bytes) -> bytes:
     """What lies at `url`, or `url` itself where it is none. Raises BadInput for what must not or cannot be fetched."""
     text = url.decode("utf-8", "ignore")
-    if urlsplit(text).scheme not in ("http", "https"):
+    if _split(text).scheme not in ("http", "https"):
         return url
     return await asyncio.to_thread(_fetch, text)
 
@@ -64,11 +78,18 @@ async def _file(given: Any) -> Any:
 
     url = given.strip("\"'")
     body = await asyncio.to_thread(_fetch, url)
-    return UploadFile(io.BytesIO(body), size=len(body), filename=posixpath.basename(unquote(urlsplit(url).path)))
+    return UploadFile(io.BytesIO(body), size=len(body), filename=posixpath.basename(unquote(_split(url).path)))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise BadInput(f"A URL cannot be read: {error}") from error
 
 
 def _fetch(url: str) -> bytes:
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadInput("A file is an upload, or an http or https URL")
     try:

@@ -92,9 +92,8 @@ class Connection(asyncio.Protocol):
         self.server.closed(self)
         self._let_write()
         exchange, self.current = self.current, None
-        still_held = (
-            len(exchange.body) if exchange is not None else 0
-        )  # until it is finished, though nobody waits for it
+        # What is being answered is held until it is finished, though nobody waits for it.
+        still_held = len(exchange.body) if exchange is not None else 0
         self.server.held_bytes -= self._held - still_held
         self._held = still_held
         if exchange is not None and exchange.on_gone is not None:
@@ -270,6 +269,8 @@ class Connection(asyncio.Protocol):
         self.refused = True
         exchange = self._exchange or self.server.exchange(self)
         self._exchange = None
+        if exchange.target:  # its head may not be whole; an answer to HEAD has no body, whatever it says
+            exchange.method = self._parser.get_method()
         exchange.id = exchange.id or new_id()
         exchange.keep_alive = False
         self.waiting.clear()

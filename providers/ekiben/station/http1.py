@@ -216,7 +216,7 @@ class Chunked:
                 self._left = 0
             end = data.find(b"\r\n", at)
             if end < 0:
-                if len(data) - at > CHUNK_LINE_BYTES:
+                if len(data) - at > (TRAILER_BYTES if self._trailer >= 0 else CHUNK_LINE_BYTES + 1):  # a \r, perhaps
                     raise Bad("a line between its chunks is too long")
                 break
             line, at = data[at:end], end + 2

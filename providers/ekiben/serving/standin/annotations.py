@@ -236,7 +236,7 @@ class PILImageEncoder:
     """A Pillow image, from an upload or from bytes."""
 
     def decode(self, obj: Any) -> Any:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
             if is_upload(obj):
@@ -246,7 +246,7 @@ class PILImageEncoder:
             if not is_image(type(obj)) and hasattr(obj, "read") and hasattr(obj, "seek"):
                 return Image.open(obj)
             return Image.open(io.BytesIO(obj)) if isinstance(obj, bytes) else obj
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # each of Pillow's formats fails in its own way
             raise ValueError("it is no image that can be read") from error
 
     def encode(self, obj: Any) -> bytes:
