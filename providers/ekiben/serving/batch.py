@@ -6,17 +6,18 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import rows
+from .endpoint import FORMS
 from .exchange import Exchange
 from .rows import RowsError
 from .standin.context import Call, call as current_call
 from .standin.exceptions import BentoMLException
 
 if TYPE_CHECKING:
-    from .application import Application
-    from .endpoint import Arguments
+    from .endpoint import Arguments, Endpoint
 
 __all__ = ["Batch", "Callee", "Job"]
 
@@ -27,16 +28,28 @@ _NOTHING = object()
 class Job:
     """A request that waits for its call, or is in it. `dropped`: nobody waits for it any more."""
 
-    __slots__ = ("batch", "came_s", "context", "dropped", "error", "exchange", "given", "kind", "output", "rows")
+    __slots__ = (
+        "batch",
+        "came_s",
+        "context",
+        "dropped",
+        "error",
+        "exchange",
+        "given",
+        "kind",
+        "output",
+        "rows",
+        "within",
+    )
 
     def __init__(
         self, exchange: Exchange, arguments: Arguments, context: contextvars.Context | None, dim: int, came_s: float
     ) -> None:
         """Raises RowsError where it has no rows, or not as many everywhere."""
         self.exchange, self.context, self.came_s = exchange, context, came_s
-        args, kwargs = arguments
-        self.given: dict[int | str, Any] = dict(enumerate(args))
-        self.given.update(kwargs)
+        # With spans, what is current for this request is current in a call of its own.
+        self.within = contextvars.copy_context() if context is None and exchange.trace is not None else context
+        self.given = _named(arguments)
         counts = {count for each in self.given.values() if (count := rows.count(each, dim)) is not None}
         if len(counts) != 1:
             raise RowsError("its values differ in their number of rows" if counts else "it has no rows")
@@ -55,13 +68,14 @@ class Job:
 class Callee:
     """The method that is called. `apart`: it has asked for the request of its call, so that each needs a call of its own."""
 
-    def __init__(self, method: Any, application: Application) -> None:
-        self._application = application
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self._application = endpoint, endpoint.application
+        method = endpoint.method
         self.name, self.func, self.max_rows = method.name, method.func, method.max_batch_size
         self.dim, self.answer_dim = method.batch_dim
         self.asynchronous = asyncio.iscoroutinefunction(method.func)
         self.contextual = bool(method.ctx_param)
-        self._extra = {method.ctx_param: application.service.context} if method.ctx_param else {}
+        self._extra = {method.ctx_param: self._application.service.context} if method.ctx_param else {}
         self.apart = False
 
     async def __call__(self, given: dict[int | str, Any], context: contextvars.Context | None) -> Any:
@@ -81,6 +95,14 @@ class Callee:
         if error is not None:
             raise error
         return output
+
+    def read_again(self, job: Job) -> None:
+        """A method may change the rows that it is given, and must not be given them so. But for a form: its rows are files."""
+        if job.exchange.content_type.partition(b";")[0].strip() in FORMS:
+            return
+        form, exchange = job.exchange.form, job.exchange
+        read = partial(self._endpoint.read, exchange.body) if form is None else partial(form.read, exchange)
+        job.given = _named(read() if job.context is None else job.context.run(read))
 
     def joined(self, values: list[Any]) -> Any:
         """Of one kind. What has no rows is the same for all of them."""
@@ -121,6 +143,8 @@ class Batch:
         if len(jobs) == 1:
             await self._alone(jobs[0])
         elif jobs and not await self._together(jobs):
+            for job in jobs:
+                self.callee.read_again(job)
             half = len(jobs) // 2
             await self._work(jobs[:half])
             await self._work(jobs[half:])
@@ -169,7 +193,7 @@ class Batch:
                 if job.dropped:
                     return
                 given = {key: callee.joined([each[number]]) for key, each in pieces.items()}
-                output = await self._timed(given, count, 1, job.context)
+                output = await self._timed(given, count, 1, job.within)
                 try:
                     outputs += rows.split(output, [count], callee.answer_dim)
                 except RowsError as error:
@@ -213,6 +237,13 @@ class Joined(Call):
         raise BentoMLException("this call is for several requests, and has none of its own")
 
     request = response = property(_refuse)
+
+
+def _named(arguments: Arguments) -> dict[int | str, Any]:
+    args, kwargs = arguments
+    given: dict[int | str, Any] = dict(enumerate(args))
+    given.update(kwargs)
+    return given
 
 
 async def _outcome(work: Any) -> tuple[Any, BaseException | None]:

@@ -48,9 +48,10 @@ class Batcher:
     def __init__(self, endpoint: Endpoint, clock: Callable[[], float] = time.perf_counter) -> None:
         self.endpoint, self.application = endpoint, endpoint.application
         self.method = method = endpoint.method
-        self.callee = Callee(method, self.application)
+        self.callee = Callee(endpoint)
         self.pace = Pace(method.max_latency_ms / 1000)
         self._clock = clock
+        self._context = contextvars.copy_context()  # of no request
         # One call at a time, and more only where the service has threads for them and whole batches wait.
         self._most = 1 if self.callee.asynchronous else self.application.threads.count
         self._waiting: dict[Hashable, dict[Job, None]] = {}
@@ -78,6 +79,8 @@ class Batcher:
         self._jobs += 1
         self._rows += job.rows
         exchange.on_gone = lambda: self._drop(job, self._gone)
+        if exchange.timer is not None:  # of a form that had to be read
+            exchange.timer.cancel()
         wait_s = min(self.pace.max_latency_s, application.timeout_s)
         exchange.timer = application.loop.call_later(wait_s, self._late, job)
         self._schedule()
@@ -117,7 +120,7 @@ class Batcher:
         """Not at once: what has come in the same moment is in the same call."""
         if not self._scheduled:
             self._scheduled = True
-            self.application.loop.call_soon(self._begin)
+            self.application.loop.call_soon(self._begin, context=self._context)
 
     def _begin(self) -> None:
         self._scheduled = False
@@ -133,7 +136,7 @@ class Batcher:
             oldest_s = next(iter(self._oldest())).came_s
             wait_s = self.pace.until_s(oldest_s, self._idle_s, self._rows, now_s) - now_s
             if wait_s > 0:
-                self._timer = self.application.loop.call_later(wait_s, self._begin)
+                self._timer = self.application.loop.call_later(wait_s, self._begin, context=self._context)
                 return
         self._idle_s = None
         self._start(Batch(self.callee, self._next(now_s), self._clock))

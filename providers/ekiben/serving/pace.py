@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Protocol
 
 __all__ = ["Caller", "Pace"]
@@ -36,7 +37,7 @@ class Pace:
         # by powers of two: the number of the last call, the mean rows and seconds
         self._sizes: dict[int, tuple[int, float, float]] = {}
         self._calls = 0
-        self._away: dict[Caller, float] = {}
+        self._away: OrderedDict[Caller, float] = OrderedDict()
         self._return_s = self._spread_s = 0.0
         self._returns = 0
 
@@ -77,28 +78,29 @@ class Pace:
 
     def answered(self, callers: list[Caller], now_s: float) -> None:
         """They have their answers, and may come back."""
-        self._away = {
-            caller: since_s
-            for caller, since_s in self._away.items()
-            if now_s - since_s <= RETURN_S and not caller.closed
-        }
-        self._away.update((caller, now_s) for caller in callers if not caller.closed)
+        away = self._away
+        for caller in callers:
+            away.pop(caller, None)
+            if not caller.closed:
+                away[caller] = now_s
+        while away and now_s - next(iter(away.values())) > RETURN_S:
+            away.popitem(last=False)
 
     def until_s(self, oldest_s: float, idle_s: float, rows: int, now_s: float) -> float:
         """Until when to wait before so many rows are called; not after `now_s`: at once.
 
         `oldest_s`: when the oldest of them came; `idle_s`: since when a call would have been possible.
         """
-        if not self._returns:
+        away = self._away
+        while away and next(reversed(away)).closed:
+            away.popitem()
+        if not away or not self._returns:
             return now_s
-        patience_s = self._return_s + 4 * self._spread_s
+        since_s = next(reversed(away.values()))  # who was answered last is the last to come
         latest_s = min(idle_s + self.fixed_s, oldest_s + self.max_latency_s - self.expected_s(rows + 1))
-        until_s = now_s
-        for caller, since_s in self._away.items():
-            expected_s = since_s + self._return_s
-            if expected_s < latest_s and since_s + patience_s > now_s and not caller.closed:
-                until_s = max(until_s, since_s + patience_s)
-        return min(until_s, latest_s)
+        if since_s + self._return_s >= latest_s:
+            return now_s
+        return min(since_s + self._return_s + 4 * self._spread_s, latest_s)
 
     def _fit(self) -> None:
         """The line through what is known of each size. Calls of one size alone do not tell what is fixed: nothing, then."""
