@@ -205,7 +205,7 @@ spec = importlib.util.spec_from_file_location("parent", {str(PARENT)!r})
 parent = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(parent)
 parent.make_package()
-parent.load({list(plain.preloaded(Path("nowhere"), ["bentoml", "bentoml.images", "pydantic"]))!r})
+parent.load({list(plain.preloaded("", ["bentoml", "bentoml.images", "pydantic"]))!r})
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}} - set(sys.stdlib_module_names))))
 """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}

@@ -122,7 +122,7 @@ def test_a_forked_worker_that_hangs_is_killed_and_a_fresh_one_serves(tmp_path: P
     spec = EndpointSpec(model="probe@champion", bento="x")
 
     async def plan() -> Plan:
-        return Plan(tmp_path / "bento", Path(sys.executable), ["packaging.version"])
+        return Plan(tmp_path / "bento", Path(sys.executable), ["packaging.version"], "")
 
     async def run() -> None:
         parents = Parents(tmp_path)

@@ -153,7 +153,7 @@ def _modules(bento: Path) -> list[str]:
     from ekiben.station import environments
 
     source = bento / "src"
-    return trees.preloaded(bento, plain.preloaded(source, environments.modules(source)))
+    return trees.preloaded(bento, plain.preloaded(plain.reason(source), environments.modules(source)))
 
 
 def _folder(name: str, digest: str, registry: str, stack: str) -> Path:

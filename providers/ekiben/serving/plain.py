@@ -82,9 +82,9 @@ def reason(source: Path) -> str:
     return ""
 
 
-def preloaded(source: Path, imports: list[str]) -> list[str]:
-    """What to import before workers are forked: the server that the service needs, and what the service imports but that server."""
-    if reason(source):
+def preloaded(why: str, imports: list[str]) -> list[str]:
+    """What to import before workers are forked: the server that the service needs (`why`: its `reason`), and what it imports."""
+    if why:
         return [*BENTOML_MODULES, *imports]
     return [*LEAN_MODULES, *(name for name in imports if name.partition(".")[0] not in OWNED)]
 

@@ -27,9 +27,9 @@ log = logging.getLogger("ekiben.serving")
 def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -1) -> None:
     """Serve until SIGTERM. `command`: bento (folder), metrics_dir (the worker's own, and removed after its end), and optionally
 
-    env; timeout_s, where the service says none; gateway: the only caller is one, with limits of its own; shared: where workers of
-    one port add up their metrics; linger_s: how long to wait for late callers at the end; ready_fd: what to write to when the first
-    call can be answered. Until then the socket need not listen. Raises what the service raises when it is imported or made.
+    env; reason: what plain.reason says of its source, where that is known; timeout_s, where the service says none; gateway: the
+    only caller is one, with limits of its own; shared: where workers of one port add up their metrics; linger_s: how long to wait
+    for late callers at the end; ready_fd: what to write to when the first call can be answered. Until then the socket need not listen. Raises what the service raises when it is imported or made.
     """
     os.environ.update(command.get("env", {}))
     metrics_dir = command["metrics_dir"]
@@ -45,7 +45,7 @@ def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -
     loading.enter(bento)
     _reseed()
     trees.install(bento)
-    why = plain.reason_of_surroundings() or plain.reason(bento / "src")
+    why = plain.reason_of_surroundings() or (command["reason"] if "reason" in command else plain.reason(bento / "src"))
     if not why:
         from .standin import NeedsBentoML
 

@@ -17,11 +17,12 @@ __all__ = ["Bentos", "Plan", "prepare"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to run a bento: its folder, its Python, and what a parent imports for it."""
+    """How to run a bento: its folder, its Python, what a parent imports for it, and why it needs BentoML itself, if it does."""
 
     bento: Path
     python: Path
     modules: list[str]
+    reason: str
 
 
 class Bentos:
@@ -65,5 +66,6 @@ def prepare(uri: str, digest: str, folder: Path) -> Plan:
         raise ModelFailed(f"local: cannot serve {uri}: the archive is no bento (it has no bento.yaml). Pack it again.")
     python = environments.interpreter(environments.lock_of(folder))
     source = folder / "src"
-    modules = plain.preloaded(source, environments.modules(source))
-    return Plan(folder, python, trees.preloaded(folder, modules))
+    reason = plain.reason(source)
+    modules = plain.preloaded(reason, environments.modules(source))
+    return Plan(folder, python, trees.preloaded(folder, modules), reason)

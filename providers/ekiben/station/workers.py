@@ -245,7 +245,8 @@ class Pool:
         child = await parent.fork(
             {
                 "id": id, "modules": [] if bare else plan.modules, "socket": str(path), "log": str(self.log_path),
-                "bento": str(plan.bento), "env": env, "timeout_s": spec.timeout_s, "metrics_dir": str(metrics),
+                "bento": str(plan.bento), "reason": plan.reason, "env": env, "timeout_s": spec.timeout_s,
+                "metrics_dir": str(metrics),
             }
         )  # fmt: skip
         worker = Worker(child, parent, Upstreams(path), (path, metrics))
