@@ -29,7 +29,8 @@ def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -
 
     env; reason: what plain.reason says of its source, where that is known; timeout_s, where the service says none; gateway: the
     only caller is one, with limits of its own; shared: where workers of one port add up their metrics; linger_s: how long to wait
-    for late callers at the end; ready_fd: what to write to when the first call can be answered. Until then the socket need not listen. Raises what the service raises when it is imported or made.
+    for late callers at the end; ready_fd: what to write to when the first call can be answered. Until then the socket need not
+    listen. Raises what the service raises when it is imported or made.
     """
     os.environ.update(command.get("env", {}))
     metrics_dir = command["metrics_dir"]
