@@ -6,9 +6,10 @@ import re
 
 from ekiben.errors import SpecError
 
-__all__ = ["RESERVED", "check_key", "check_prefix", "hidden"]
+__all__ = ["RESERVED", "check_key", "check_prefix", "hidden", "is_data"]
 
 RESERVED = ".ekiben"
+OWN_PREFIXES = ("bentos/", "code/", "predictions/", "registry/", "runs/")
 _MAX_KEY_BYTES = 1024
 _MAX_SEGMENT_BYTES = 255
 # Control characters, the backslash (a separator on Windows) and `|` (object_store takes "x|" for a Windows drive).
@@ -34,6 +35,16 @@ def check_prefix(prefix: str) -> str:
 def hidden(key: str) -> bool:
     """Is this path in a store not an object of ours: reserved, half written, or with a name that no key can have?"""
     return bool(_problem(key))
+
+
+def is_data(key: str) -> bool:
+    """Is this key's file meant to be read? Not hidden ones, nor those named as half written, nor what Ekiben itself writes:
+    a run that is started by new data must not start another by its own output.
+    """
+    if key.startswith(OWN_PREFIXES):
+        return False
+    name = key.rpartition("/")[2]
+    return not name.startswith(".") and not name.endswith((".tmp", ".part", "~")) and "/." not in f"/{key}"
 
 
 def _problem(key: str) -> str:

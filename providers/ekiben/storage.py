@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +144,11 @@ class Storage(runtime.Storage):
     def _store(self) -> Folder | _Bucket:
         if self._uri.startswith("file:"):
             return Folder(Path(unquote(urlsplit(self._uri).path)), self._provider)
-        return _Bucket(self._uri, self._provider)
+        return _Bucket(self._uri, self._provider, self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """What obstore is to be told beside the URI: the environment says it, unless a provider knows better."""
+        return {}
 
 
 def open_storage(uri: str, *, provider: str = "") -> Storage:
@@ -190,9 +194,10 @@ class _Ranges(io.RawIOBase):
 class _Bucket:
     """A store of obstore's: what `Folder` is for local folders."""
 
-    def __init__(self, uri: str, provider: str) -> None:
+    def __init__(self, uri: str, provider: str, extra: Mapping[str, Any]) -> None:
         self.uri = uri
         self.provider = provider
+        self.extra = extra
 
     def get(self, key: str) -> bytes:
         with self._translated(f"read {key!r}"):
@@ -282,7 +287,7 @@ class _Bucket:
         retries = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
         make: Any = from_url
         with self._translated(f"open {self.uri}"):
-            return make(self.uri, client_options=options, retry_config=retries)
+            return make(self.uri, client_options=options, retry_config=retries, **self.extra)
 
     @contextlib.contextmanager
     def _translated(self, operation: str) -> Iterator[None]:

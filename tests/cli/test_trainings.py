@@ -9,7 +9,7 @@ import pytest
 
 from ekiben.errors import NoCapacity
 from ekiben.records import Interruption, Run
-from ekiben.station.jobs import RUN_ID
+from ekiben.runs import RUN_ID
 
 from .shelf import runtime as shelf
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from ekiben import NewData, On, Schedule
+from ekiben.keys import is_data
 from ekiben.station.events import Events
 from ekiben.station.store import Store
-from ekiben.station.triggers import NewFiles, Schedules, dues, is_data, latest_due
+from ekiben.station.triggers import NewFiles, Schedules, dues, latest_due
 
 PARIS = ZoneInfo("Europe/Paris")
 

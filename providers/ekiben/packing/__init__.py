@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from ekiben.packing.archive import Bundle, files, remove, sha256, unpack, verify
     from ekiben.packing.assemble import pack
     from ekiben.packing.bento import template
-    from ekiben.packing.source import bundle, function_bundle
+    from ekiben.packing.source import bundle, function_bundle, job_library
 
 __all__ = [
     "Bundle",
     "bundle",
     "files",
     "function_bundle",
+    "job_library",
     "pack",
     "remove",
     "sha256",
@@ -32,6 +33,7 @@ _HOME = {
     "bundle": "source",
     "files": "archive",
     "function_bundle": "source",
+    "job_library": "source",
     "pack": "assemble",
     "remove": "archive",
     "sha256": "archive",

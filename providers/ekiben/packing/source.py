@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ekiben.errors import AccessDenied, SpecError
 from ekiben.packing.archive import Bundle, Content, files, write
 
-__all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "skipped"]
+__all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "job_library", "skipped"]
 
 FUNCTION_LIBRARY = "_ekiben/"
 
@@ -20,6 +20,16 @@ FUNCTION_LIBRARY = "_ekiben/"
 RUN_FACE = (
     "*.py",
     "*/runtime.py",
+    "aws/client.py",
+    "aws/errors.py",
+    "aws/events.py",
+    "aws/facts.py",
+    "aws/jobs.py",
+    "aws/logs.py",
+    "aws/mirror.py",
+    "aws/registry.py",
+    "aws/storage.py",
+    "aws/training.py",
     "lineage/__init__.py",
     "lineage/data.py",
     "lineage/machine.py",
@@ -32,6 +42,22 @@ RUN_FACE = (
     "station/wire.py",
 )
 DEPLOY_FACE = frozenset({"components.py", "specs.py"})
+# What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
+JOB_FACE = (
+    "*.py",
+    "lineage/__init__.py",
+    "lineage/data.py",
+    "lineage/machine.py",
+    "lineage/source.py",
+    "packing/archive.py",
+    "packing/source.py",
+    "serving/trees/*.py",
+    "station/environments.py",
+    "station/interruptions.py",
+    "station/nodes.py",
+    "station/output.py",
+    "station/processes.py",
+)
 NOT_SOURCE = frozenset({"__pycache__", "venv", "node_modules", "Thumbs.db", "desktop.ini"})
 
 
@@ -52,7 +78,12 @@ def function_bundle(folder: Path) -> Bundle:
     source = files(folder, skipped)
     if "main.py" not in source:
         raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
-    return write({**source, **_run_face()}, cache_dir() / "bundles")
+    return write({**source, **_library(RUN_FACE, FUNCTION_LIBRARY)}, cache_dir() / "bundles")
+
+
+def job_library(*own: str) -> Bundle:
+    """The part of Ekiben that runs inside a training container, with the provider's `own` files, such as "aws/container.py"."""
+    return write(_library((*JOB_FACE, *own), ""), cache_dir() / "bundles")
 
 
 def skipped(name: str) -> bool:
@@ -85,9 +116,9 @@ def cache_dir() -> Path:
     return cache
 
 
-def _run_face() -> dict[str, Content]:
+def _library(patterns: Iterable[str], at: str) -> dict[str, Content]:
     package = Path(__file__).parents[1]
-    found = {path for pattern in RUN_FACE for path in package.glob(pattern)}
+    found = {path for pattern in patterns for path in package.glob(pattern)}
     found.update([path.with_name("__init__.py") for path in found])
     names = {path.relative_to(package).as_posix(): path for path in found}
-    return {f"{FUNCTION_LIBRARY}ekiben/{name}": path for name, path in names.items() if name not in DEPLOY_FACE}
+    return {f"{at}ekiben/{name}": path for name, path in names.items() if name not in DEPLOY_FACE}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ekiben.station.triggers import is_data
+from ekiben.keys import is_data
 
 __all__ = ["beat", "from_outside", "last_beat", "last_checkpoint", "lost_s"]
 

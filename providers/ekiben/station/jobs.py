@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
-import math
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ekiben.errors import NoCapacity, NotFound, SpecError
+from ekiben.errors import NoCapacity, NotFound
 from ekiben.records import Job
+from ekiben.runs import check_job
 from ekiben.specs import TrainingSpec
 from ekiben.station import machine
 from ekiben.station.bundles import bucket_of
@@ -20,32 +19,18 @@ from ekiben.station.noun import Resource
 
 __all__ = ["ask_of", "check_capacity"]
 
-# SageMaker's rule for the names of jobs, the tightest of all.
-RUN_ID = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}", re.ASCII)
-
 
 def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
     """What is asked of the supervisor. Raises SpecError for a bad id, parameter or input, NotFound for a storage that is gone."""
-    if not RUN_ID.fullmatch(job.id) or len(job.id) > 63:
-        raise SpecError(
-            f"The run id {job.id!r} will not do on every provider: use 1 to 63 of A-Z, a-z, 0-9 and dashes, "
-            "a letter or digit first and last."
-        )
     declared = resource.spec
     spec = TrainingSpec(**declared["spec"])
+    params = check_job(resource.name, job, {"inputs": spec.inputs, "params": spec.params})
     inputs = {**declared.get("input_uris", {}), **job.inputs}
-    if unknown := sorted(set(job.inputs) - set(spec.inputs)):
-        known = ", ".join(sorted(spec.inputs)) or "none"
-        raise SpecError(f"The training {resource.name!r} has no input {unknown[0]!r}; it has: {known}.")
     for uri in (*inputs.values(), declared["storage_uri"]):
         bucket, _ = bucket_of(state_dir, uri)
         if not bucket.is_dir():
             why = f"there is no storage {bucket.name!r} any more, which it reads from or writes to"
             raise NotFound("local", f"submit the run {job.id!r}", why, "Mend it with `ekiben up`")
-    params = {**spec.params, **job.params}
-    for name, value in params.items():
-        if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
-            raise SpecError(f"The parameter {name!r} is {value!r}: use text, a finite number, true or false.")
     return {
         "id": job.id, "training": resource.name, "model": spec.model or resource.name, "entry": spec.entry,
         "env": dict(spec.env), "inputs": inputs, "params": params, "params_json": json.dumps(params, ensure_ascii=False),

@@ -87,6 +87,8 @@ def _start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog, rank:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(ask["gpus"][rank]),
         "PYTHONPATH": os.pathsep.join(filter(None, [ask["env"].get("PYTHONPATH", ""), str(run_dir / "lib")])),
+        # Where this is one machine of several: which one, and who is the master.
+        **ask.get("machine_env", {}),
     }
     with _affinity(ask["cpus"][rank]):
         process = subprocess.Popen(

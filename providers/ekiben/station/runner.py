@@ -26,6 +26,7 @@ from ekiben.errors import EkibenError
 from ekiben.lineage import environment
 from ekiben.packing.archive import files
 from ekiben.records import now
+from ekiben.runs import lineage_of, metrics_of
 from ekiben.station import processes
 from ekiben.station.interruptions import last_checkpoint, lost_s
 from ekiben.station.nodes import Verdict, start, watch
@@ -36,9 +37,6 @@ __all__ = ["main"]
 
 LOOK_S = 0.1
 ROOM_BYTES = 1 << 20
-
-# What, beside data, code, environment and parameters, it takes to make the same run again.
-REPEATED = ("training", "entry", "env", "nodes", "vcpu", "memory_mib", "gpu_count", "gpu", "timeout_s", "grace_s")
 
 
 def main(run_dir: Path, lock: int) -> None:
@@ -77,7 +75,9 @@ def main(run_dir: Path, lock: int) -> None:
         log.note(f"interrupted: {verdict.reason}; {status['lost_s']:.1f} s of work are lost")
     elif verdict.state != "succeeded":
         log.note(f"{verdict.state}: {verdict.reason}")
-    status |= {"lineage": _lineage(run_dir, ask, found, log), "metrics": _metrics(run_dir, log)}
+    output = run_dir / "output"
+    lineage = lineage_of(output, ask, found.get("inputs", {}), found.get("environment", {}), log.note)
+    status |= {"lineage": lineage, "metrics": metrics_of(output, log.note)}
     if verdict.state != "interrupted":
         # Of an interrupted one the station does it, where the run does not go on: a machine that shuts down waits for nobody.
         verdict, status["stored"] = _stored(run_dir, ask, verdict, log)
@@ -198,43 +198,6 @@ def _environment(python: str, code: Path, library: Path) -> dict[str, Any]:
     env = processes.child_env({"PYTHONPATH": str(library)})
     told = subprocess.run([python, "-c", program, str(lock)], env=env, capture_output=True, timeout=60, check=True)
     return dict(json.loads(told.stdout))
-
-
-def _lineage(run_dir: Path, ask: Mapping[str, Any], found: Mapping[str, Any], log: JobLog) -> dict[str, Any]:
-    told = _read_object(run_dir / "output" / "lineage.json", log)
-    rows = told.get("rows", {})
-    rows = rows if isinstance(rows, dict) else {}
-    inputs = {
-        name: {**snapshot, "rows": rows[name]} if name in rows else snapshot
-        for name, snapshot in found.get("inputs", {}).items()
-    }
-    return {
-        "inputs": inputs, "code": ask["code"], "environment": found.get("environment", {}), "params": ask["params"],
-        "seeds": told.get("seeds", {}), "by": ask["by"], "job": {name: ask[name] for name in REPEATED},
-        "attempts": ask["attempt"], "lost_s": ask["lost_s"],
-    }  # fmt: skip
-
-
-def _metrics(run_dir: Path, log: JobLog) -> dict[str, float]:
-    told = _read_object(run_dir / "output" / "metrics.json", log).get("metrics", {})
-    kept = {}
-    for name, value in told.items() if isinstance(told, dict) else ():
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-            kept[str(name)] = float(value)
-        else:
-            log.note(f"the metric {name!r} is left out: {value!r} is no finite number")
-    return kept
-
-
-def _read_object(path: Path, log: JobLog) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        log.note(f"{path.name} is left out: {error}")
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ from typing import Any
 
 from ekiben.errors import NotFound, ProviderError, SpecError
 from ekiben.folder import Folder, system_error
-from ekiben.keys import RESERVED, check_key
+from ekiben.keys import RESERVED, check_key, is_data
 from ekiben.lineage import snapshot
 from ekiben.packing.fetch import path_of
 from ekiben.runtime import Object
 from ekiben.station.bundles import bucket_of
-from ekiben.station.triggers import is_data
 
 __all__ = ["clear_away", "fetch_inputs", "result_uris", "store_results", "write_json"]
 

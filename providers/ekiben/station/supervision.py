@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ekiben.records import now
+from ekiben.runs import progress
 from ekiben.station import machine, processes
 from ekiben.station.bundles import python_for, unpacked
 from ekiben.station.client import locked
@@ -134,19 +135,9 @@ def tidy(run_dir: Path, *, stored: bool) -> None:
 
 def live_metrics(run_dir: Path) -> dict[str, float]:
     """The last value of each metric that a running job has logged."""
-    found: dict[str, float] = {}
     try:
         with (run_dir / "output" / "progress.jsonl").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - PROGRESS_BYTES))
-            lines = file.read(PROGRESS_BYTES).splitlines()
+            return progress(file.read(PROGRESS_BYTES).splitlines())
     except OSError:
-        return found
-    for line in lines:
-        try:
-            point = json.loads(line)
-            value = float(point["value"])
-        except (ValueError, KeyError, TypeError):
-            continue
-        if math.isfinite(value):
-            found[str(point["name"])] = value
-    return found
+        return {}

@@ -22,14 +22,14 @@ from cronsim import CronSim
 
 from ekiben.errors import EkibenError, NotFound
 from ekiben.folder import Folder
+from ekiben.keys import is_data
 from ekiben.records import Event, now
 from ekiben.runtime import Object
 from ekiben.station.events import Events
 from ekiben.station.store import Store
 
-__all__ = ["NewFiles", "Schedules", "dues", "is_data", "latest_due"]
+__all__ = ["NewFiles", "Schedules", "dues", "latest_due"]
 
-OWN_PREFIXES = ("bentos/", "code/", "predictions/", "registry/", "runs/")
 DDL = """
 create table if not exists schedules (
   function text not null, cron text not null, zone text not null, last_due text not null, primary key (function, cron, zone));
@@ -114,16 +114,6 @@ class Schedules:
         rows = self._store.all("select distinct cron, zone from schedules")
         firsts = (next(dues(row["cron"], row["zone"], at), None) for row in rows)
         return min([most_s, *((first - at).total_seconds() for first in firsts if first)])
-
-
-def is_data(key: str) -> bool:
-    """Is this key's file meant to be read? Not hidden ones, nor those named as half written, nor what Ekiben itself writes:
-    a run that is started by new data must not start another by its own output.
-    """
-    if key.startswith(OWN_PREFIXES):
-        return False
-    name = key.rpartition("/")[2]
-    return not name.startswith(".") and not name.endswith((".tmp", ".part", "~")) and "/." not in f"/{key}"
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""The provider `aws`: S3, SageMaker, Lambda, EventBridge, CloudWatch."""

@@ -1,0 +1,354 @@
+"""What runs inside a SageMaker training container: `python3 -m ekiben.aws.container`, the supervisor of a training run.
+
+It keeps the same contract as the station does, with the station's own code for the job's processes: limits, SIGTERM and grace,
+the reason of a failure. SageMaker brings the channels and takes the folders away: `model` as the model, and `checkpoints`, which it
+copies to storage while the run goes on and brings back when it starts an interrupted one again. Below that lie
+
+    checkpoints/   what the job keeps          output/   metrics, signature, reports
+    attempts.json  every attempt, and its end  status.json, log.txt   how the run has ended
+
+Needs the standard library, and the part of Ekiben that `packing.job_library` packs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ekiben import job
+from ekiben.errors import EkibenError, TrainingFailed
+from ekiben.lineage.data import snapshot
+from ekiben.packing.archive import files, unpack
+from ekiben.records import now
+from ekiben.runs import lineage_of, metrics_of
+from ekiben.station import processes
+from ekiben.station.interruptions import last_checkpoint, lost_s
+from ekiben.station.nodes import Verdict, start, watch
+from ekiben.station.output import JobLog
+
+__all__ = ["CHANNELS", "FAILURE_CHARS", "main"]
+
+# Ekiben's own channels: with a dash, which the name of an input cannot have.
+CHANNELS = {"ask": "ekiben-ask", "code": "ekiben-code", "library": "ekiben-library", "wheels": "ekiben-wheels"}
+# SageMaker reads no more of the file.
+FAILURE_CHARS = 1024
+INSTALL_TIMEOUT_S = 1800
+TAIL_CHARS = 1500
+# How the job's own calls of AWS find the job's role, and no more than that role may do.
+ROLE = (
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "TRAINING_JOB_NAME",
+    "TRAINING_JOB_ARN",
+)
+ENVIRONMENT = (
+    "import json, pathlib, sys; from ekiben.lineage.machine import environment; "
+    "print(json.dumps(environment(pathlib.Path(sys.argv[1]))))"
+)
+
+
+class Shown(JobLog):
+    """The run's log, which is printed, too: what a container prints goes to CloudWatch."""
+
+    def write(self, block: bytes) -> None:
+        super().write(block)
+        with contextlib.suppress(OSError):
+            sys.stdout.buffer.write(block)
+            sys.stdout.buffer.flush()
+
+
+class Attempts:
+    """What has become of each attempt of this run: a file that SageMaker keeps for the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self.all = [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError):
+            self.all = []
+        # One that did not come to its end was cut short together with its machine.
+        for one in self.all:
+            one.setdefault("state", "interrupted")
+
+    def begin(self) -> dict[str, Any]:
+        self.all.append({"started_at": now()})
+        self.save()
+        return self.all[-1]
+
+    def save(self) -> None:
+        _write(self._path, [{k: v for k, v in one.items() if k != "working_since"} for one in self.all])
+
+    @property
+    def failures(self) -> int:
+        return sum(one["state"] == "failed" for one in self.all)
+
+    @property
+    def lost_s(self) -> float:
+        return float(sum(one.get("lost_s", 0.0) for one in self.all))
+
+
+class Machine:
+    """The folders of this node, as SageMaker lays them out and as the station's code wants them."""
+
+    def __init__(self, root: Path, scratch: Path, me: job.Node) -> None:
+        self.root, self.me = root, me
+        self.kept = root / "checkpoints" if me.rank == 0 else scratch / "kept"
+        self.run_dir = scratch / "run"
+        self.run_dir.mkdir(parents=True)
+        links = {
+            "inputs": root / "input" / "data",
+            "checkpoints": root / "checkpoints" / "checkpoints",
+            "output": self.kept / "output",
+            "model": root / "model" if me.rank == 0 else scratch / "model",
+            "lib": Path(__file__).resolve().parents[2],
+        }
+        for name, target in links.items():
+            target.mkdir(parents=True, exist_ok=True)
+            (self.run_dir / name).symlink_to(target, target_is_directory=True)
+
+    def channel(self, name: str) -> Path:
+        return self.root / "input" / "data" / CHANNELS[name]
+
+    def only(self, name: str) -> Path:
+        """The one file of a channel."""
+        (found,) = (path for path in self.channel(name).iterdir() if path.is_file())
+        return found
+
+
+def main() -> int:
+    """Make the run, with its retries. Returns the exit status that SageMaker is to see."""
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    processes.adopt_orphans()
+    root = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    me = job.node({}, resource_config=root / "input" / "config" / "resourceconfig.json")
+    with tempfile.TemporaryDirectory(prefix="ekiben-") as scratch:
+        machine = Machine(root, Path(scratch), me)
+        earlier = machine.kept / "log.txt"
+        if earlier.exists():
+            shutil.copyfile(earlier, machine.run_dir / "log.txt")
+        log = Shown(machine.run_dir / "log.txt")
+        ask = json.loads(machine.only("ask").read_text(encoding="utf-8"))
+        attempts = Attempts(machine.kept / "attempts.json")
+        verdict = _run(machine, ask, attempts, log, told)
+        log.close()
+        shutil.copyfile(machine.run_dir / "log.txt", machine.kept / "log.txt")
+    if verdict.state == "succeeded":
+        return 0
+    failure = root / "output" / "failure"
+    failure.parent.mkdir(parents=True, exist_ok=True)
+    failure.write_text(verdict.reason[:FAILURE_CHARS], encoding="utf-8")
+    return 128 + signal.SIGTERM if verdict.state == "interrupted" else 1
+
+
+def _run(machine: Machine, ask: dict[str, Any], attempts: Attempts, log: Shown, told: list[int]) -> Verdict:
+    """Attempt after attempt, until one succeeds, or is told to stop, or has used up the retries."""
+    found: dict[str, Any] = {}
+    while True:
+        attempt = attempts.begin()
+        number = len(attempts.all)
+        if number > 1:
+            _, checkpoint = last_checkpoint(machine.run_dir)
+            log.note(f"attempt {number}, " + (f"with the checkpoint {checkpoint}" if checkpoint else "from the start"))
+        verdict = _attempt(machine, ask, found, attempt, log, told)
+        if verdict.state == "interrupted":
+            attempt["lost_s"] = lost_s(machine.run_dir, attempt.get("working_since", 0.0), time.time())
+        if verdict.state != "succeeded":
+            log.note(f"{verdict.state}: {verdict.reason}")
+        attempt |= {"state": verdict.state, "reason": verdict.reason, "ended_at": now()}
+        attempts.save()
+        if verdict.state != "failed" or attempts.failures > ask["retries"] or told:
+            break
+    _tell(machine, {**ask, "attempt": number, "lost_s": attempts.lost_s}, found, verdict, log)
+    return verdict
+
+
+def _tell(machine: Machine, ask: Mapping[str, Any], found: Mapping[str, Any], verdict: Verdict, log: Shown) -> None:
+    """How it ended, for `Training.run`."""
+    output = machine.run_dir / "output"
+    lineage = lineage_of(output, ask, found.get("inputs", {}), found.get("environment", {}), log.note)
+    status = {"state": verdict.state, "reason": verdict.reason, "attempts": ask["attempt"], "ended_at": now()}
+    _write(machine.kept / "status.json", {**status, "metrics": metrics_of(output, log.note), "lineage": lineage})
+
+
+def _attempt(
+    machine: Machine,
+    ask: Mapping[str, Any],
+    found: dict[str, Any],
+    attempt: dict[str, Any],
+    log: Shown,
+    told: list[int],
+) -> Verdict:
+    def asked() -> Verdict | None:
+        return Verdict(state="interrupted", reason="it was told to stop (SIGTERM)") if told else None
+
+    try:
+        if "python" not in found:
+            found |= _prepared(machine, ask)
+        for part in ("model", "output"):
+            _empty(machine.run_dir / part)
+        code = _own_copy(found["bundle"], machine.run_dir / "code")
+        if verdict := asked():
+            return verdict
+        attempt["working_since"] = time.time()
+        given = {**ask, **_given(machine, ask), "python": found["python"]}
+        verdict = watch(start(machine.run_dir, code, given, log), machine.run_dir, given, asked)
+    except EkibenError as error:
+        return Verdict(state="failed", reason=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Verdict(state="failed", reason=f"its supervisor failed: {type(error).__name__}: {error}")
+    if verdict.state == "interrupted" and not told:
+        # Nobody told this machine to stop: the kernel did it, most likely for lack of memory.
+        verdict = Verdict(state="failed", reason=verdict.reason)
+    if verdict.state == "succeeded" and machine.me.rank == 0 and not _has_files(machine.run_dir / "model"):
+        return Verdict(state="failed", reason="it left no model: there is nothing in EKIBEN_MODEL_DIR")
+    return verdict
+
+
+def _prepared(machine: Machine, ask: Mapping[str, Any]) -> dict[str, Any]:
+    """The code, its interpreter, and (on the first node) what the inputs and the environment are."""
+    bundle = unpack(machine.only("code"), ask["code_sha256"], machine.run_dir.parent / "bundle")
+    found: dict[str, Any] = {"bundle": bundle, "python": _interpreter(machine, bundle / "requirements.txt")}
+    if machine.me.rank:
+        return found
+    found["inputs"] = {name: _snapshot(machine, name, uri) for name, uri in sorted(ask["inputs"].items())}
+    env = processes.child_env({"PYTHONPATH": str(machine.run_dir / "lib")})
+    command = [found["python"], "-c", ENVIRONMENT, str(bundle / "requirements.txt")]
+    told = subprocess.run(command, env=env, capture_output=True, timeout=60, check=True)
+    return {**found, "environment": json.loads(told.stdout)}
+
+
+def _snapshot(machine: Machine, name: str, uri: str) -> dict[str, Any]:
+    folder = machine.run_dir / "inputs" / name
+    start = uri if uri.endswith("/") else uri.rpartition("/")[0] + "/"
+    there = {start + path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {"uri": uri, **snapshot(there)}
+
+
+def _interpreter(machine: Machine, lock: Path) -> str:
+    """A Python with what the lock says: the image's own where it has it, else one made for it. Raises TrainingFailed."""
+    if not lock.is_file() or _has_all(lock):
+        return sys.executable
+    home = machine.run_dir.parent / "environment"
+    python = str(home / "bin" / "python")
+    wheels = (
+        ["--no-index", "--find-links", str(machine.channel("wheels"))] if machine.channel("wheels").is_dir() else []
+    )
+    if importlib.util.find_spec("pip"):
+        install = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+        ]
+    else:
+        install = ["uv", "pip", "install", "--python", python]
+    make = [sys.executable, "-m", "venv", "--without-pip", str(home)]
+    for step in (make, [*install, "--no-cache-dir", "--quiet", "-r", str(lock), *wheels]):
+        try:
+            done = subprocess.run(
+                step, capture_output=True, text=True, errors="replace", timeout=INSTALL_TIMEOUT_S, check=False
+            )
+            said = "" if done.returncode == 0 else done.stderr.strip() or f"it ended with status {done.returncode}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = str(error)
+        if said:
+            raise TrainingFailed("its requirements.txt could not be installed", tail=said[-TAIL_CHARS:])
+    return python
+
+
+def _has_all(lock: Path) -> bool:
+    """Has the image's own Python all that is locked? Where it lacks what it takes to find out, no."""
+    try:
+        from ekiben.station.environments import requirements, unmet
+    except ImportError:
+        return False
+    return not unmet(requirements(lock.read_text(encoding="utf-8")))
+
+
+def _given(machine: Machine, ask: Mapping[str, Any]) -> dict[str, Any]:
+    """What this machine adds to the ask: the station's code sees one node of a single one, the job sees which of them it is."""
+    me = machine.me
+    gpus = [str(number) for number in range(ask["gpu_count"])]
+    return {
+        "nodes": 1, "cpus": [[]], "gpus": [gpus], "spec_uri": machine.only("ask").as_uri(),
+        # The instance is the run's alone.
+        "vcpu": max(ask["vcpu"], os.cpu_count() or 1),
+        "machine_env": {
+            "EKIBEN_NODE_RANK": str(me.rank), "EKIBEN_NODE_COUNT": str(me.count),
+            "EKIBEN_MASTER_ADDR": me.master_addr, "EKIBEN_MASTER_PORT": str(me.master_port),
+            **_toolkit(machine, ask, len(gpus)),
+            **{name: os.environ[name] for name in ROLE if name in os.environ},
+        },
+    }  # fmt: skip
+
+
+def _toolkit(machine: Machine, ask: Mapping[str, Any], gpus: int) -> dict[str, str]:
+    """The variables that SageMaker's own toolkit sets, for code that was written for it."""
+    hosts, current = ["algo-1"], "algo-1"
+    config = machine.root / "input" / "config" / "resourceconfig.json"
+    if config.is_file():
+        told = json.loads(config.read_text(encoding="utf-8"))
+        hosts, current = told["hosts"], told["current_host"]
+    channels = {name: str(machine.root / "input" / "data" / name) for name in sorted(ask["inputs"])}
+    return {
+        "SM_MODEL_DIR": str(machine.run_dir / "model"), "SM_OUTPUT_DIR": str(machine.root / "output"),
+        "SM_OUTPUT_DATA_DIR": str(machine.run_dir / "output"), "SM_INPUT_DIR": str(machine.root / "input"),
+        "SM_CHANNELS": json.dumps(sorted(channels)), "SM_HPS": json.dumps(ask["params"]),
+        "SM_HOSTS": json.dumps(hosts), "SM_CURRENT_HOST": current, "SM_HOST_COUNT": str(len(hosts)),
+        "SM_MASTER_ADDR": machine.me.master_addr, "SM_NUM_GPUS": str(gpus), "SM_NUM_CPUS": str(os.cpu_count() or 1),
+        **{f"SM_CHANNEL_{name.upper()}": path for name, path in channels.items()},
+        **{f"SM_HP_{name.upper()}": str(value) for name, value in ask["params"].items()},
+    }  # fmt: skip
+
+
+def _own_copy(bundle: Path, into: Path) -> Path:
+    """The code as the run's own files, which it may write beside: what was unpacked is read-only."""
+    shutil.rmtree(into, ignore_errors=True)
+    for name, path in files(bundle).items():
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        target.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+    return into
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
+
+
+def _empty(folder: Path) -> None:
+    """What an earlier attempt left goes; the folder itself is SageMaker's, and stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path, value: Any) -> None:
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True), encoding="utf-8")
+    fresh.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The facts of each part on AWS: all that the run face needs to know, and what the deploy face therefore has to write.
+
+A fact is a name, an ARN, a URI or a size, never a secret. `Part.facts` is the dict of one of these records; what is missing or
+unknown in it is a SpecError that names the key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ekiben.errors import SpecError
+from ekiben.records import Part, Platform, Record
+
+__all__ = ["RegistryFacts", "StorageFacts", "TrainingFacts", "facts_of", "tags"]
+
+F = TypeVar("F", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageFacts(Record):
+    """uri: s3://BUCKET. kms_key: the customer's key, empty for S3's own."""
+
+    region: str
+    uri: str
+    kms_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryFacts(Record):
+    """uri: s3://BUCKET/registry/NAME. bus: the event bus that decisions are published on.
+
+    model_groups: what the names of its SageMaker model package groups begin with, one group a model ("PREFIX-MODEL"); empty
+    keeps no mirror. image_uri: what its packages name as their image.
+    """
+
+    region: str
+    uri: str
+    bus: str
+    require_approval: bool = True
+    model_groups: str = ""
+    image_uri: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingFacts(Record):
+    """spec: the TrainingSpec's JSON. role_arn: what its jobs run as. image_uri, instance_type: see `ekiben.aws.stock`.
+
+    code_*: the bundle of its source, code: its git state; library_*: `packing.job_library()`; both archives lie in storage_uri.
+    input_uris: input name -> s3:// prefix. wheels_uri: a prefix with the wheels of the source's requirements.txt, without which
+    they come from an index. network_isolation: the job reaches nothing but what SageMaker brings and takes.
+    """
+
+    region: str
+    storage_uri: str
+    spec: dict[str, Any]
+    role_arn: str
+    image_uri: str
+    instance_type: str
+    code_uri: str
+    code_sha256: str
+    library_uri: str
+    library_sha256: str
+    code: dict[str, Any] = field(default_factory=dict)
+    input_uris: dict[str, str] = field(default_factory=dict)
+    wheels_uri: str = ""
+    volume_gib: int = 50
+    subnet_ids: list[str] = field(default_factory=list)
+    security_group_ids: list[str] = field(default_factory=list)
+    kms_key: str = ""
+    network_isolation: bool = False
+
+
+def facts_of(part: Part, kind: type[F]) -> F:
+    """The part's facts, checked. Raises SpecError, naming the part and the key."""
+    try:
+        return kind.from_dict(part.facts)
+    except SpecError as error:
+        raise SpecError(
+            f"The platform's {part.kind} {part.name!r} is not one of aws: {error} Run `ekiben up` again."
+        ) from error
+
+
+def tags(platform: Platform, part: Part) -> list[dict[str, str]]:
+    """What everything carries that is made for a part, so that it is found again when the platform goes."""
+    pairs = {"ekiben:platform": platform.project, "ekiben:stack": platform.stack, "ekiben:component": part.name}
+    return [{"Key": key, "Value": value} for key, value in pairs.items()]

@@ -1,0 +1,10 @@
+"""The run face of `aws`, on boto3 and obstore."""
+
+from __future__ import annotations
+
+from ekiben.aws.events import publish
+from ekiben.aws.registry import Registry
+from ekiben.aws.storage import Storage
+from ekiben.aws.training import Training
+
+__all__ = ["Registry", "Storage", "Training", "publish"]
