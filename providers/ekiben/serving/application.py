@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -26,6 +27,9 @@ from .metrics import CONTENT_TYPE, Metrics, buckets
 from .standin import services
 from .standin.context import server_context
 from .threads import Threads
+
+if TYPE_CHECKING:
+    from .inference import Models
 
 if TYPE_CHECKING:
     from .cors import Cors
@@ -70,6 +74,7 @@ class Application:
         if metrics.get("enabled", True):
             self._gets[join(prefix, "/metrics")] = self._metrics
         self._files = join(prefix, "static_content") + "/"
+        self._v2 = join(prefix, "/v2")
         self.cors: Cors | None = None
         self.health = {join(prefix, name).encode() for name in ("/livez", "/readyz", "/healthz", "/metrics")}
         server_context.service_name, server_context.service_type = service.name, "entry_service"
@@ -92,15 +97,7 @@ class Application:
         self.metrics.in_progress += 1
         post = self._posts.get(path)
         if post is not None and exchange.method == b"POST":
-            exchange.endpoint = path
-            self.metrics.touched()
-            busy = self.metrics.in_progress - 1
-            if self._max_concurrency and busy >= self._max_concurrency:
-                failures.answer_error(exchange, 429, "Too many requests", retry_after_s=1)
-            elif busy >= self.limits.max_queue:
-                failures.answer_error(exchange, 503, "process is overloaded", retry_after_s=1)
-            else:
-                post(exchange)
+            self.call(exchange, path, post)
             return
         get = self._gets.get(path)
         if get is not None and exchange.method in (b"GET", b"HEAD"):
@@ -111,9 +108,33 @@ class Application:
         else:
             self._elsewhere(exchange, path)
 
+    def call(self, exchange: Exchange, path: str, post: Endpoint) -> None:
+        """Call the method at `path`, or say that there are too many calls already."""
+        exchange.endpoint = path
+        self.metrics.touched()
+        busy = self.metrics.in_progress - 1
+        if self._max_concurrency and busy >= self._max_concurrency:
+            failures.answer_error(exchange, 429, "Too many requests", retry_after_s=1)
+        elif busy >= self.limits.max_queue:
+            failures.answer_error(exchange, 503, "process is overloaded", retry_after_s=1)
+        else:
+            post(exchange)
+
+    @cached_property
+    def _models(self) -> Models:
+        from .inference import Models
+
+        return Models(self, self._posts, self._readyz)
+
     def _elsewhere(self, exchange: Exchange, path: str) -> None:
         exchange.endpoint = path if path in self._posts or path in self._gets else UNKNOWN
         if self.cors is not None and self.cors.preflight(exchange):
+            return
+        if (
+            path.startswith(self._v2)
+            and exchange.endpoint == UNKNOWN
+            and self._models.handle(exchange, path[len(self._v2) :])
+        ):
             return
         allowed = [b"POST"] * (path in self._posts) + [b"GET", b"HEAD"] * (path in self._gets)
         other = path.rstrip("/") if path.endswith("/") else path + "/"
@@ -187,15 +208,23 @@ class Application:
     def _livez(self, exchange: Exchange) -> None:
         self._ask(exchange, "__is_alive__", "Service is dead because .__is_alive__() returns False.")
 
-    def _readyz(self, exchange: Exchange) -> None:
+    def _readyz(self, exchange: Exchange, told: Any = None) -> None:
         if self.draining:
-            exchange.answer(503, TEXT, b"Service is going.")
+            self._say(exchange, "Service is going.")
         else:
-            self._ask(exchange, "__is_ready__", "Service is not ready because .__is_ready__() returns False.")
+            otherwise = "Service is not ready because .__is_ready__() returns False."
+            self._ask(exchange, "__is_ready__", otherwise, told)
 
-    def _ask(self, exchange: Exchange, name: str, otherwise: str) -> None:
+    def _say(self, exchange: Exchange, why: str, told: Any = None) -> None:
+        """That all is well, in JSON when `told` is; or why not."""
+        if exchange.form is None:
+            exchange.answer(503 if why else 200, TEXT, why.encode() or b"\n")
+        else:
+            failures.answer_json(exchange, 503 if why else 200, {"error": why} if why else told)
+
+    def _ask(self, exchange: Exchange, name: str, otherwise: str, told: Any = None) -> None:
         if not hasattr(self.service.inner, name):
-            exchange.answer(200, TEXT, b"\n")
+            self._say(exchange, "", told)
             return
 
         async def ask() -> None:
@@ -205,7 +234,7 @@ class Application:
             except Exception as error:
                 failures.answer_failure(exchange, error)
                 return
-            exchange.answer(200 if good else 503, TEXT, b"\n" if good else otherwise.encode())
+            self._say(exchange, "" if good else otherwise, told)
 
         self.spawn(ask())
 

@@ -86,16 +86,14 @@ class Columns:
         except UNFIT as error:
             raise BadInput(f"The column {name!r} cannot be made an array: {str(error)[:200]}") from error
 
-    def value(self, name: str) -> Any:
-        """Its only value, as Python has it; several as a list."""
-        found = self._table.column(name).to_pylist()
-        return found[0] if len(found) == 1 else found
+    def value(self, name: str) -> list[Any]:
+        return list(self._table.column(name).to_pylist())
 
     def bytes(self, name: str) -> bytes:
         found = self.value(name)
-        if not isinstance(found, bytes):
+        if len(found) != 1 or not isinstance(found[0], bytes):
             raise BadInput(f"The column {name!r} must hold one value, and bytes.")
-        return found
+        return found[0]
 
     def stacked(self, names: Sequence[str]) -> Any:
         """Columns beside each other."""

@@ -56,7 +56,8 @@ class Endpoint:
         self._floats = floats.reader(self.spec)
         self._context = method.ctx_param
         self.writer = render.writer(method.output_spec)
-        self.answers_json = self.writer.media_type == JSON and not method.is_stream
+        self.answers_values = not (method.is_stream or method.output_spec.multipart_fields)
+        self.answers_json = self.writer.media_type == JSON and self.answers_values
         func = method.func
         self._asynchronous = inspect.iscoroutinefunction(func)
         self._generator = inspect.isgeneratorfunction(func)

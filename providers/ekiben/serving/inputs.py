@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from . import arrays
 from .standin.annotations import DataframeSchema, TensorSchema, origin_of
@@ -20,7 +20,19 @@ from .standin.exceptions import BadInput
 if typing.TYPE_CHECKING:
     from .endpoint import Arguments, Endpoint
 
-__all__ = ["Input", "Source", "arguments", "arguments_of_array", "of", "only_array"]
+__all__ = [
+    "ARRAY",
+    "FRAME",
+    "ROWS",
+    "Input",
+    "Source",
+    "arguments",
+    "arguments_of_array",
+    "of",
+    "only_array",
+    "row_of",
+    "schema_of",
+]
 
 ARRAY, FRAME, ROWS, FILE, VALUE = "array", "frame", "rows", "file", "value"
 ROOT = "root"
@@ -122,7 +134,17 @@ def _table(source: Source, table: Input, columns: list[str]) -> Any:
 def _value(source: Source, each: Input) -> Any:
     if each.kind == ARRAY:
         return arrays.fit(source.array(each.name), each.schema, each.name)
-    return source.bytes(each.name) if each.kind == FILE else source.value(each.name)
+    if each.kind == FILE:
+        return source.bytes(each.name)
+    found = source.value(each.name)
+    if isinstance(found, list) and len(found) == 1 and not _is(each.annotation, list | tuple | set | frozenset):
+        found = found[0]
+    if isinstance(found, str) and _is(each.annotation, BaseModel | Mapping):
+        try:
+            return from_json(found)
+        except ValueError as error:
+            raise BadInput(f"{each.name} must be JSON: {error}") from error
+    return found
 
 
 def _validated(endpoint: Endpoint, values: dict[str, Any]) -> Arguments:
@@ -135,7 +157,7 @@ def _validated(endpoint: Endpoint, values: dict[str, Any]) -> Arguments:
 
 
 def _input(name: str, key: str, info: Any, spec: Any, field: str = "") -> Input:
-    schema = _schema(info.annotation, info.metadata)
+    schema = schema_of(info.annotation, info.metadata)
     required = info.is_required()
     if isinstance(schema, TensorSchema):
         return Input(name, key, ARRAY, info.annotation, schema, required)
@@ -146,14 +168,14 @@ def _input(name: str, key: str, info: Any, spec: Any, field: str = "") -> Input:
     return Input(name, key, ROWS if row_of(info.annotation) else VALUE, info.annotation, None, required)
 
 
-def _schema(annotation: Any, metadata: Sequence[Any] = ()) -> Any:
+def schema_of(annotation: Any, metadata: Sequence[Any] = ()) -> Any:
     """What is said of an array or a frame, also of one that may be None."""
     for each in reversed(metadata):  # the last is the outermost, which is the one that pydantic uses
         if isinstance(each, TensorSchema | DataframeSchema):
             return each
     if origin_of(annotation) in (typing.Union, types.UnionType):
         for each in typing.get_args(annotation):
-            found = _schema(each, getattr(each, "__metadata__", ()))
+            found = schema_of(each, getattr(each, "__metadata__", ()))
             if found is not None:
                 return found
     return None
@@ -168,6 +190,14 @@ def row_of(annotation: Any) -> Any:
     if typing.get_origin(args[0] if args else None) is typing.Annotated:
         row = origin_of(typing.get_args(args[0])[0])
     return row if isinstance(row, type) and issubclass(row, BaseModel | Mapping) else None
+
+
+def _is(annotation: Any, kinds: Any) -> bool:
+    """One of these, or of these or None."""
+    origin = origin_of(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is(each, kinds) for each in typing.get_args(annotation))
+    return isinstance(origin, type) and issubclass(origin, kinds)
 
 
 def _listed(names: Any) -> str:

@@ -16,7 +16,7 @@ from .standin.annotations import TensorSchema, is_file
 from .standin.context import Call
 from .standin.descriptors import IORootModel
 
-__all__ = ["Writer", "apply", "head", "writer"]
+__all__ = ["Writer", "apply", "array_json", "head", "writer"]
 
 # Roots whose Python form is neither text nor bytes, whatever is in them.
 STRUCTURED = {
@@ -135,7 +135,7 @@ class RootWriter(Writer):
 
     def _dumped(self, made: Any) -> bytes:
         if self._tensor:
-            return _array(made.root)
+            return array_json(made.root)
         return self._serializer.to_json(made)[PREFIX:-1]  # type: ignore[no-any-return]
 
 
@@ -167,7 +167,7 @@ def _dumped_by_itself(output: Any) -> bytes:
     return bytes(output.model_dump_json().encode())
 
 
-def _array(array: Any) -> bytes:
+def array_json(array: Any) -> bytes:
     """As its `tolist()` is written. orjson writes arrays at once, but single precision in its own, shorter way."""
     import numpy
 
