@@ -102,7 +102,7 @@ class RootWriter(Writer):
 
     def body(self, output: Any) -> tuple[bytes, bytes]:
         if type(output) is self._kept:
-            return self.media_type, _array(output)
+            return self.media_type, array_json(output)
         made = self._made(output)
         if not self._structured and not self._tensor:
             plain = made.model_dump()["root"]
