@@ -19,9 +19,11 @@ DEFAULTS: dict[str, Any] = {
 RANGES = {"port": (0, 65535), "workers": (1, 256)}
 # What an image or a platform says, where the command does not.
 ENVIRONMENT = {"bento": "EKIBEN_BENTO", "host": "EKIBEN_HOST", "workers": "EKIBEN_WORKERS", "digest": "EKIBEN_DIGEST"}
-# SageMaker's port goes before that of the image. Its place for a model's files is where a bento is looked for when none is named.
-PORTS = ("SAGEMAKER_BIND_TO_PORT", "PORT")
+# A platform's port goes before that of the image. Where SageMaker puts a model's files a bento is looked for when none is named.
+PORTS = ("SAGEMAKER_BIND_TO_PORT", "AWS_LWA_PORT", "PORT")
 SAGEMAKER_MODEL = Path("/opt/ml/model")
+# With this in the image, requests come by HTTP on Lambda, too.
+WEB_ADAPTER = Path("/opt/extensions/lambda-adapter")
 DEFAULT_PORT = 3000
 
 
@@ -79,6 +81,7 @@ def become(
     given: dict[str, Any] = {
         "bento": str(folder.resolve()), "host": host, "port": _port(port), "socket": socket, "workers": workers,
         "modules": _modules(folder) if workers > 1 else [],
+        "lambda": "" if WEB_ADAPTER.exists() else os.environ.get("AWS_LAMBDA_RUNTIME_API", ""),
     }  # fmt: skip
     sys.stdout.flush()
     os.execv(python, _command(python, given))  # noqa: S606

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +30,32 @@ TOLD = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(given: dict[str, Any]) -> int:
-    """`given`: bento, modules to import first, host and port or socket (a path), workers. Returns the exit status."""
+    """`given`: bento, modules to import first, host and port or socket (a path), workers, lambda. Returns the exit status.
+
+    `lambda` is the address of Lambda's Runtime API; where there is one, calls come from there, and nothing else is listened to.
+    """
     name = loading.about(Path(given["bento"]))["name"]
-    try:
-        listener, where = bound(given)
-    except OSError as error:
-        address = given["socket"] or f"{given['host']}:{given['port']}"
-        why = error.strerror or error
-        print(
-            f"ekiben: cannot listen on {address}: {why}. Choose another place with --port, --host or --socket.",
-            file=sys.stderr,
-        )
-        return 3
     folder = Path(tempfile.mkdtemp(prefix="ekiben-serve-"))
-    command = {"bento": given["bento"], "linger_s": LINGER_S}
     try:
-        return Workers(command, listener, given["workers"], f"{name} is served at {where}", folder).run(
-            given["modules"]
-        )
+        if given["lambda"]:
+            given = {**given, "socket": str(folder / "socket")}
+        try:
+            listener, where = bound(given)
+        except OSError as error:
+            address = given["socket"] or f"{given['host']}:{given['port']}"
+            why = error.strerror or error
+            print(
+                f"ekiben: cannot listen on {address}: {why}. Choose another place with --port, --host or --socket.",
+                file=sys.stderr,
+            )
+            return 3
+        try:
+            return Workers(given, listener, f"{name} is served at {where}", folder).run(given["modules"])
+        finally:
+            if given["socket"]:
+                Path(given["socket"]).unlink(missing_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if given["socket"]:
-            Path(given["socket"]).unlink(missing_ok=True)
 
 
 def bound(given: dict[str, Any]) -> tuple[socket.socket, str]:
@@ -94,13 +99,15 @@ def _answers(path: str) -> bool:
 
 
 class Workers:
-    """One process or several on one socket."""
+    """One process or several on one socket, and on Lambda one more that brings them their calls."""
 
-    def __init__(self, command: dict[str, Any], listener: socket.socket, count: int, line: str, folder: Path) -> None:
-        self.command, self.listener, self.count, self.line, self.folder = command, listener, count, line, folder
+    def __init__(self, given: dict[str, Any], listener: socket.socket, line: str, folder: Path) -> None:
+        self.bento, self.count, self.path, self.api = given["bento"], given["workers"], given["socket"], given["lambda"]
+        self.listener, self.line, self.folder = listener, line, folder
         self.pids: dict[int, Path] = {}
         self.starting: dict[int, int] = {}
         self.ready: set[int] = set()
+        self.bringer = 0
         self.stillborn = 0
         self.leaving = self.said = False
         self.status = 0
@@ -117,46 +124,75 @@ class Workers:
                     importlib.import_module(module)
             gc.collect()
             gc.freeze()
-        for pid in [self.fork() for _ in range(self.count)]:
+        pids = [self.start() for _ in range(self.count)]
+        if self.api:
+            self.listener.listen()  # for none but the one that is forked here: it waits for the worker
+            self.bringer = self.fork(self.bring)
+        for pid in pids:
             self.wait_ready(pid)
-        while self.pids:
+        while self.pids or self.bringer:
             pid, status = os.waitpid(-1, 0)
             self.gone(pid, os.waitstatus_to_exitcode(status))
         return self.status
 
-    def fork(self) -> int:
-        """Start a worker; its number, or 0 when there is no more to be started."""
-        self._numbers += 1
-        own = self.folder / str(self._numbers)
-        own.mkdir()
+    def fork(self, run: Callable[[], object], started: Callable[[int], object] = lambda pid: None) -> int:
+        """The number of a child that runs `run`; 0 when there is none to be started any more."""
         # A child must not be told to end before it can be told, nor act as its parent does.
         signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
-        if self.leaving:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
-            return 0
-        read, write = os.pipe()
         try:
+            if self.leaving:
+                return 0
             pid = os.fork()
             if pid == 0:
-                forked.run_and_end(lambda: self.work(own, write))
-            self.pids[pid], self.starting[pid] = own, read
+                forked.run_and_end(lambda: self.child(run))
+            started(pid)
             return pid
         finally:
-            os.close(write)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
 
-    def work(self, own: Path, ready_fd: int) -> None:
+    def child(self, run: Callable[[], object]) -> None:
         for number in TOLD:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
         for read in (*self.starting.values(), self._held_open):
             os.close(read)
         forked.die_with_parent(self.lifeline, group=False)
-        from . import worker
+        run()
 
-        several = {"shared": str(self.folder / "shared")} if self.count > 1 else {}
-        command = {**self.command, **several, "metrics_dir": str(own), "ready_fd": ready_fd}
-        worker.serve(command, self.listener, lifeline=self.lifeline)
+    def start(self) -> int:
+        """Start a worker; its number, or 0."""
+        self._numbers += 1
+        own = self.folder / str(self._numbers)
+        own.mkdir()
+        command: dict[str, Any] = {
+            "bento": self.bento,
+            "linger_s": 0.0 if self.api else LINGER_S,
+            "metrics_dir": str(own),
+        }
+        if self.count > 1:
+            command["shared"] = str(self.folder / "shared")
+        read, write = os.pipe()
+
+        def work() -> None:
+            os.close(read)
+            from . import worker
+
+            worker.serve({**command, "ready_fd": write}, self.listener, lifeline=self.lifeline)
+
+        def started(pid: int) -> None:
+            self.pids[pid], self.starting[pid] = own, read
+
+        pid = self.fork(work, started)
+        os.close(write)
+        if not pid:
+            os.close(read)
+        return pid
+
+    def bring(self) -> None:
+        from . import lambda_runtime
+
+        self.listener.close()
+        lambda_runtime.run(self.api, self.path)
 
     def wait_ready(self, pid: int) -> None:
         """Until it answers or has ended: the first decides whether the others are worth starting."""
@@ -172,6 +208,14 @@ class Workers:
         os.close(self.starting.pop(pid))
 
     def gone(self, pid: int, status: int) -> None:
+        if pid == self.bringer:
+            self.bringer = 0
+            if self.leaving:
+                self.end(signal.SIGTERM)
+            else:
+                self.status = 1
+                self.leave()
+            return
         own = self.pids.pop(pid, None)
         if own is None:  # as process 1 of a container this one is the parent of all who lose theirs
             return
@@ -183,16 +227,30 @@ class Workers:
         if self.stillborn >= STILLBORN or not self.said:
             print(f"ekiben: the workers do not start: the last ended with {status}. See above.", file=sys.stderr)
             self.status = status if status > 0 else 1
+            self.failed(status)
             self.leave()
             return
         print(f"ekiben: worker {pid} ended with {status}, and another one is started.", file=sys.stderr, flush=True)
-        self.wait_ready(self.fork())
+        self.wait_ready(self.start())
+
+    def failed(self, status: int) -> None:
+        """Lambda is told at once; whatever waits for the worker waits in vain."""
+        if self.bringer:
+            os.kill(self.bringer, signal.SIGKILL)
+            from . import lambda_runtime
+
+            lambda_runtime.init_failed(self.api, f"The service does not start: its worker ended with {status}.")
 
     def leave(self) -> None:
+        """End in order; when it is asked for a second time, at once."""
         again, self.leaving = self.leaving, True
         if not again:
             refuse_newcomers(self.listener)
             self.listener.close()
-        for pid in list(self.pids):
+        self.end(signal.SIGKILL if again else signal.SIGTERM)
+
+    def end(self, number: int) -> None:
+        first = [self.bringer] if self.bringer else []  # its last call is to be answered
+        for pid in first if first and number == signal.SIGTERM else [*first, *self.pids]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL if again else signal.SIGTERM)
+                os.kill(pid, number)
