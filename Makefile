@@ -59,7 +59,7 @@ format: .venv/.locked ## Format the code
 
 lock: | $(UV) ## Renew the lock file
 	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
-	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --group dev --group bench --generate-hashes --no-header -o requirements.lock
+	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --extra emulate --group dev --group bench --generate-hashes --no-header -o requirements.lock
 
 bench-serving: setup ## Ekiben's server beside others (10 minutes, needs wrk); writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.serving

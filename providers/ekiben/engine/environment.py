@@ -15,9 +15,7 @@ from ekiben import __version__
 from ekiben.engine.pulumi_cli import Cli, ensure
 from ekiben.errors import AccessDenied, ProviderError, SpecError
 
-__all__ = ["defaults", "environment", "exports", "find_root"]
-
-PLUGIN = "pulumi-resource-ekiben"
+__all__ = ["defaults", "environment", "exports", "find_root", "install_plugin"]
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -64,7 +62,9 @@ def environment(root: Path, cli: Cli | None = None) -> dict[str, str]:
     if missing := [folder for folder in first if folder not in path]:
         found["PATH"] = os.pathsep.join(missing + path)
     found = {name: value for name, value in found.items() if name not in theirs or name == "PATH"}
-    _install_plugin(cli, {**theirs, **found}, root)
+    install_plugin(
+        cli, {**theirs, **found}, root, name="ekiben", version=__version__, module="ekiben.local.plugin"
+    )  # fmt: skip
     return found
 
 
@@ -104,11 +104,14 @@ def _theirs(environ: Mapping[str, str]) -> dict[str, str]:
     return theirs
 
 
-def _install_plugin(cli: Cli, environ: Mapping[str, str], root: Path) -> None:
-    """Ekiben's plugin, run by this interpreter, in the engine's PULUMI_HOME; renewed when either has moved."""
-    text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ekiben.local.plugin "$@"\n'
+def install_plugin(cli: Cli, environ: Mapping[str, str], root: Path, *, name: str, version: str, module: str) -> None:
+    """The plugin `name`, a Python `module` run by this interpreter, in the PULUMI_HOME of `environ`; renewed when either moved.
+
+    Raises AccessDenied where that folder cannot be written to, ProviderError when the engine refuses it.
+    """
+    text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n'
     home = Path(environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
-    there = home / "plugins" / f"resource-ekiben-v{__version__}" / PLUGIN
+    there = home / "plugins" / f"resource-{name}-v{version}" / f"pulumi-resource-{name}"
     try:
         if there.read_text(encoding="utf-8") == text:
             return
@@ -122,14 +125,14 @@ def _install_plugin(cli: Cli, environ: Mapping[str, str], root: Path) -> None:
             "pulumi", f"keep its state in {folder}", str(error.strerror), "Let it be written to, or set PULUMI_HOME"
         ) from error
     with tempfile.TemporaryDirectory() as folder_name:
-        source = Path(folder_name) / PLUGIN
+        source = Path(folder_name) / there.name
         source.write_text(text, encoding="utf-8")
         source.chmod(0o755)
         done = subprocess.run(
-            [str(cli.path), "plugin", "install", "resource", "ekiben", __version__, "--file", str(source), "--reinstall"],
+            [str(cli.path), "plugin", "install", "resource", name, version, "--file", str(source), "--reinstall"],
             env=dict(environ), cwd=root, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     if done.returncode != 0:
         raise ProviderError(
-            "pulumi", "install Ekiben's plugin", done.stderr.strip() or f"exit status {done.returncode}"
+            "pulumi", f"install the plugin {name}", done.stderr.strip() or f"exit status {done.returncode}"
         )

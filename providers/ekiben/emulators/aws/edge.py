@@ -1,0 +1,65 @@
+"""The HTTP edge of the emulated AWS: what moto lacks or only pretends is answered here, all else by moto.
+
+Nothing is kept here: what an addition makes or changes is in moto's own tables, and moto answers for it afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from ekiben.emulators.aws import buckets, policies
+from ekiben.emulators.aws.call import Answer, Call, Refused
+
+__all__ = ["Edge"]
+
+Addition = Callable[[Call], Answer | None]
+
+
+class Edge:
+    """A WSGI application: moto with additions. An addition that answers None leaves the request to moto."""
+
+    def __init__(self, state_dir: Path, url: str) -> None:
+        policies.obey()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._actions: dict[tuple[str, str], Addition] = {}
+        self._routes: list[tuple[str, str, re.Pattern[str], Addition]] = [
+            ("s3", "GET", re.compile(r"/[^/]+/?"), partial(buckets.show_notifications, self.moto)),
+        ]
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        call = Call(environ)
+        try:
+            answer = self._answer(call)
+        except Refused as refused:
+            answer = refused.answer()
+        if answer is None:
+            return self._moto(environ, start_response)  # type: ignore[no-any-return]
+        headers = [*answer.headers.items(), ("Content-Length", str(len(answer.body)))]
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers)
+        return [answer.body]
+
+    def moto(self, call: Call) -> Answer:
+        """What moto answers."""
+        said: list[Any] = []
+        chunks = self._moto(call.environ, lambda status, headers, *_: said.extend((status, headers)))
+        body = b"".join(chunks)
+        headers = {name: value for name, value in said[1] if name.lower() != "content-length"}
+        return Answer(status=int(said[0].split()[0]), headers=headers, body=body)
+
+    def close(self) -> None:
+        """End what runs for the emulator."""
+
+    def _answer(self, call: Call) -> Answer | None:
+        if addition := self._actions.get((call.service, call.action)):
+            return addition(call)
+        for service, method, path, addition in self._routes:
+            if call.service == service and call.method == method and path.fullmatch(call.path):
+                return addition(call)
+        return None

@@ -1,0 +1,68 @@
+"""Conditions of policies, which moto takes for unmet wherever it does not know them: a bucket that demands TLS was closed to all.
+
+The emulator stands for an HTTPS endpoint, so a request counts as sent over TLS. A key that is not known here has no value, and a
+condition on it holds as IAM says of absent keys.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+
+__all__ = ["hold", "obey"]
+
+KNOWN = {"aws:SecureTransport": "true"}
+
+
+def hold(conditions: Mapping[str, Mapping[str, Any]], values: Mapping[str, str]) -> bool:
+    """Do all conditions of a statement hold? Raises ValueError for an operator that is not known."""
+    there = {key.lower(): value for key, value in values.items()}
+    return all(
+        _holds(operator, wanted if isinstance(wanted, list) else [wanted], there.get(key.lower()))
+        for operator, keys in conditions.items()
+        for key, wanted in keys.items()
+    )
+
+
+def obey() -> None:
+    """Have moto judge statements by their conditions."""
+    plainly = IAMPolicyStatement.is_action_permitted
+
+    def judge(
+        self: IAMPolicyStatement, action: str, resource: str = "*", principal: str | None = None,
+        incoming_condition_values: dict[str, str] | None = None,
+    ) -> PermissionResult:  # fmt: skip
+        statement = dict(self._statement)
+        conditions = statement.pop("Condition", None)
+        if conditions and not hold(conditions, {**KNOWN, **(incoming_condition_values or {})}):
+            return PermissionResult.NEUTRAL
+        return plainly(IAMPolicyStatement(statement), action, resource, principal)
+
+    IAMPolicyStatement.is_action_permitted = judge  # type: ignore[method-assign]
+
+
+def _holds(operator: str, wanted: list[Any], value: str | None) -> bool:
+    name = operator.rpartition(":")[2]
+    optional, name = name.endswith("IfExists"), name.removesuffix("IfExists")
+    if name == "Null":
+        return str(wanted[0]).lower() == str(value is None).lower()
+    negated = "Not" in name
+    if value is None:
+        return optional or negated or operator.startswith("ForAllValues:")
+    return any(_matches(name.replace("Not", ""), str(one), value) for one in wanted) != negated
+
+
+def _matches(name: str, wanted: str, value: str) -> bool:
+    match name:
+        case "StringEquals" | "ArnEquals" | "BinaryEquals":
+            return value == wanted
+        case "StringEqualsIgnoreCase" | "Bool":
+            return value.lower() == wanted.lower()
+        case "StringLike" | "ArnLike":
+            return fnmatch.fnmatchcase(value, wanted.replace("[", "[[]"))
+        case "NumericEquals":
+            return float(value) == float(wanted)
+    raise ValueError(f"the emulator does not know the condition operator {name}")

@@ -1,0 +1,96 @@
+"""An emulated AWS for the tests of a module, and a project on the real engine with the stand-in plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from ekiben.emulators.aws import Server, ensure, stop
+from ekiben.emulators.aws.install import install
+from ekiben.engine import pulumi_cli
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("PULUMI_", "EKIBEN_", "AWS_")) and name != "PULUMI_SKIP_UPDATE_CHECK":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    state_dir = tmp_path_factory.mktemp("aws")
+    yield ensure(state_dir)
+    stop(state_dir)
+
+
+class Aws:
+    """boto3's clients of the emulated AWS."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def __getattr__(self, service: str) -> Any:
+        return boto3.client(
+            service.replace("_", "-"), endpoint_url=self.server.url, region_name="us-east-1",
+            aws_access_key_id="a", aws_secret_access_key="b",
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def aws(server: Server) -> Aws:
+    return Aws(server)
+
+
+class Project:
+    """A Pulumi program on pulumi_aws, as a user writes it, and the engine on it."""
+
+    def __init__(self, root: Path, cli: pulumi_cli.Cli, server: Server) -> None:
+        self.root, self.cli = root, cli
+        (root / "Pulumi.yaml").write_text("name: small\nruntime: python\n")
+        (root / "Pulumi.dev.yaml").write_text("config:\n  aws:region: us-east-1\n")
+        path = os.pathsep.join([str(Path(sys.executable).parent), str(cli.path.parent), os.environ["PATH"]])
+        self.env = {
+            **os.environ, **server.environment, "PATH": path, "PULUMI_HOME": str(root / ".pulumi"),
+            "PULUMI_BACKEND_URL": f"file://{root}", "PULUMI_CONFIG_PASSPHRASE": "x", "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_IGNORE_AMBIENT_PLUGINS": "true", "VIRTUAL_ENV": sys.prefix,
+        }  # fmt: skip
+        install(cli, self.env, root)
+        self("stack", "init", "dev")
+
+    def program(self, text: str) -> None:
+        (self.root / "__main__.py").write_text("import json\nimport pulumi\nimport pulumi_aws as aws\n" + text)
+
+    def __call__(self, *words: str, fails: bool = False) -> str:
+        done = subprocess.run(
+            [str(self.cli.path), "--non-interactive", "--color=never", *words], cwd=self.root, env=self.env, text=True,
+            capture_output=True, timeout=240, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def changes(self, *words: str) -> dict[str, str]:
+        """Of a preview as JSON: what happens to each resource that does not stay the same, by its name."""
+        steps = json.loads(self("preview", "--json", *words).partition("\nwarning:")[0])["steps"]
+        return {step["urn"].rpartition("::")[2]: step["op"] for step in steps if step["op"] not in ("same", "read")}
+
+    def outputs(self) -> dict[str, Any]:
+        return dict(json.loads(self("stack", "output", "--json")))
+
+
+@pytest.fixture(scope="session")
+def cli() -> pulumi_cli.Cli:
+    return pulumi_cli.ensure(Path(__file__).parents[2], print)
+
+
+@pytest.fixture
+def project(tmp_path: Path, cli: pulumi_cli.Cli, server: Server) -> Project:
+    return Project(tmp_path.resolve(), cli, server)
