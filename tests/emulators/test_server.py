@@ -97,3 +97,20 @@ def test_a_bucket_tells_that_its_events_go_to_eventbridge(aws: Aws) -> None:
         Bucket="told", NotificationConfiguration={"EventBridgeConfiguration": {}}
     )
     assert "EventBridgeConfiguration" in aws.s3.get_bucket_notification_configuration(Bucket="told")
+
+
+def test_a_bucket_whose_versioning_is_suspended_is_emptied(aws: Aws) -> None:
+    s3 = aws.s3
+    s3.create_bucket(Bucket="once")
+    s3.put_bucket_versioning(Bucket="once", VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"1", b"2"):
+        s3.put_object(Bucket="once", Key="k", Body=body)
+    s3.delete_object(Bucket="once", Key="k")
+    s3.put_bucket_versioning(Bucket="once", VersioningConfiguration={"Status": "Suspended"})
+    told = s3.list_object_versions(Bucket="once")
+    first = min(told["Versions"], key=lambda version: version["LastModified"])
+    s3.delete_object(Bucket="once", Key="k", VersionId=first["VersionId"])
+    assert len(s3.list_object_versions(Bucket="once")["Versions"]) == 1
+    rest = [{"Key": "k", "VersionId": one["VersionId"]} for one in told["Versions"] + told["DeleteMarkers"]]
+    assert "Errors" not in s3.delete_objects(Bucket="once", Delete={"Objects": rest})
+    s3.delete_bucket(Bucket="once")

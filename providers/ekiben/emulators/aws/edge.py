@@ -14,8 +14,10 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, policies
+from ekiben.emulators.aws import buckets, events, policies
 from ekiben.emulators.aws.call import Answer, Call, Refused
+from ekiben.emulators.aws.function_urls import PREFIX, Urls
+from ekiben.emulators.aws.functions import Functions
 
 __all__ = ["Edge"]
 
@@ -27,10 +29,17 @@ class Edge:
 
     def __init__(self, state_dir: Path, url: str) -> None:
         policies.obey()
+        buckets.mend()
         self._moto = DomainDispatcherApplication(create_backend_app)
+        self._functions = Functions(state_dir / "functions", url)
+        self._urls = Urls(self._functions, url, self.moto)
+        events.connect(self._functions)
         self._actions: dict[tuple[str, str], Addition] = {}
         self._routes: list[tuple[str, str, re.Pattern[str], Addition]] = [
             ("s3", "GET", re.compile(r"/[^/]+/?"), partial(buckets.show_notifications, self.moto)),
+            ("lambda", "POST", re.compile(r"/2015-03-31/functions/[^/]+/invocations"), self._functions.invoke),
+            ("lambda", "POST", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.create),
+            ("lambda", "PUT", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.update),
         ]
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -47,6 +56,7 @@ class Edge:
 
     def moto(self, call: Call) -> Answer:
         """What moto answers."""
+        assert call.body is not None  # read now, so that it is there afterwards
         said: list[Any] = []
         chunks = self._moto(call.environ, lambda status, headers, *_: said.extend((status, headers)))
         body = b"".join(chunks)
@@ -55,8 +65,11 @@ class Edge:
 
     def close(self) -> None:
         """End what runs for the emulator."""
+        self._functions.close()
 
     def _answer(self, call: Call) -> Answer | None:
+        if call.path.startswith(PREFIX):
+            return self._urls.answer(call)
         if addition := self._actions.get((call.service, call.action)):
             return addition(call)
         for service, method, path, addition in self._routes:
