@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .standin.annotations import TensorSchema
+from .standin.annotations import UNFIT, TensorSchema
 
 __all__ = ["reader"]
 
@@ -29,26 +29,23 @@ def reader(spec: Any) -> Read | None:
         import orjson
     except ImportError:
         return None
-    loads = orjson.loads
-    if len(fields) == 1:
-        ((only, (schema,)),) = fields.items()
-        validate = schema.validate
+    import numpy
 
-        def read_one(body: bytes | bytearray) -> dict[str, Any] | None:
-            try:
-                given = loads(body)
-                return {only: validate(given[only])} if len(given) == 1 else None
-            except (ValueError, TypeError, KeyError):
-                return None
-
-        return read_one
-    kinds = {name: schema.validate for name, (schema,) in fields.items()}
+    loads, array = orjson.loads, numpy.array
+    kinds = [(name, numpy.dtype(schema.dtype), schema.shape) for name, (schema,) in fields.items()]
+    count = len(kinds)
 
     def read(body: bytes | bytearray) -> dict[str, Any] | None:
         try:
             given = loads(body)
-            return {name: kind(given[name]) for name, kind in kinds.items()} if len(given) == len(kinds) else None
-        except (ValueError, TypeError, KeyError):
+            if len(given) != count:
+                return None
+            found = {}
+            for name, dtype, shape in kinds:
+                value = array(given[name], dtype)
+                found[name] = value if shape is None else value.reshape(shape)
+            return found
+        except (*UNFIT, ValueError):
             return None
 
     return read

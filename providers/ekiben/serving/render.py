@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import mimetypes
 import pathlib
@@ -34,8 +35,9 @@ STRUCTURED = {
     "dataclass",
 }
 MAX_TYPES = 64
-# Numbers that are written faster one by one.
+# Numbers that are written faster one by one, and the types that JSON has, by NumPy's letters.
 FEW = 32
+PLAIN = frozenset("?bBhHiIlLqQefd")
 PREFIX = len(b'{"root":')
 
 
@@ -95,6 +97,7 @@ class RootWriter(Writer):
         self._structured = schema.get("type") in STRUCTURED and "serialization" not in schema
         self._tensor = any(isinstance(each, TensorSchema) for each in metadata)
         # An array passes as it is, and who declares arrays has imported NumPy.
+        self._orjson = _optional("orjson") if self._tensor else None
         self._kept = sys.modules["numpy"].ndarray if self._tensor and len(metadata) == 1 else None
 
     def value(self, output: Any) -> Any:
@@ -102,6 +105,9 @@ class RootWriter(Writer):
 
     def body(self, output: Any) -> tuple[bytes, bytes]:
         if type(output) is self._kept:
+            # Without the rest, which costs more than the few numbers of most answers.
+            if output.size <= FEW and output.dtype.char in PLAIN and self._orjson is not None:
+                return self.media_type, self._orjson.dumps(output.tolist())
             return self.media_type, array_json(output)
         made = self._made(output)
         if not self._structured and not self._tensor:
@@ -171,17 +177,22 @@ def array_json(array: Any) -> bytes:
     """As its `tolist()` is written. orjson writes arrays at once, but single precision in its own, shorter way."""
     import numpy
 
-    if array.ndim and array.dtype.kind in "fiub" and array.dtype.itemsize <= 8:
+    if array.ndim and array.dtype.char in PLAIN:
         try:
             import orjson
         except ImportError:
             pass
         else:
-            if array.size <= FEW:
-                return orjson.dumps(array.tolist())
             wide = array.astype(numpy.float64, copy=False) if array.dtype.kind == "f" else array
             return orjson.dumps(numpy.ascontiguousarray(wide), option=orjson.OPT_SERIALIZE_NUMPY)
     return bytes(to_json(array.tolist(), inf_nan_mode="null"))
+
+
+def _optional(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 def _root_schema(spec: Any) -> dict[str, Any]:
