@@ -1,154 +1,19 @@
-"""The batcher on a loop of the test's own: requests come as bytes on made-up connections, at times that are told."""
+"""The batcher: who is called with whom, when, and what becomes of those who fail. Requests come as bytes, times are told."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import threading
-from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-from ekiben.serving.application import Application
+import pytest
+from hypothesis import given, settings, strategies as st
+
 from ekiben.serving.endpoint import TRIALS
-from ekiben.serving.lean import Lean
-from ekiben.serving.limits import Limits
-from ekiben.serving.protocol import Connection
-from ekiben.serving.standin.context import call as current_call
-from ekiben.serving.standin.services import api, service
+from ekiben.serving.metrics import Metrics
 
-LOOPS = 50
-
-
-class Wire(asyncio.Transport):
-    """What a connection writes to; `sent` is all that the caller has got."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = b""
-
-    def write(self, data: Any) -> None:
-        self.sent += bytes(data)
-
-    def is_closing(self) -> bool:
-        return False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-
-class Client:
-    def __init__(self, server: Lean, path: str = "/work") -> None:
-        self.wire, self.path = Wire(), path
-        self.connection = Connection(server)
-        self.connection.connection_made(self.wire)
-
-    def ask(self, rows: Any) -> None:
-        self.wire.sent = b""
-        body = json.dumps({"x": rows}).encode()
-        self.connection.data_received(
-            b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (self.path.encode(), len(body), body)
-        )
-
-    @property
-    def status(self) -> int:
-        return int(self.wire.sent[9:12]) if self.wire.sent else 0
-
-    @property
-    def answer(self) -> Any:
-        return json.loads(self.wire.sent.partition(b"\r\n\r\n")[2]) if self.wire.sent else None
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-class Rig:
-    """A server of one batchable method, which takes as long by the made-up clock as the test says."""
-
-    def __init__(self, asynchronous: bool = True, threads: int = 1, **options: Any) -> None:
-        rig = self
-        self.calls: list[list[Any]] = []
-        self.clock, self.fixed_s, self.row_s = Clock(), 0.0, 0.0
-        self.gate: asyncio.Event | None = None
-        self.together: threading.Barrier | None = None
-
-        def called(x: list[Any]) -> list[Any]:
-            rig.calls.append(list(x))
-            if rig.together is not None:
-                rig.together.wait(30)
-            rig.clock.now_s += rig.fixed_s + rig.row_s * len(x)
-            if "bad" in x:
-                raise ValueError("bad")
-            return [each * 2 for each in x]
-
-        async def work(self: Any, x: list[Any]) -> list[Any]:
-            if rig.gate is not None:
-                await rig.gate.wait()
-            return called(x)
-
-        def work_blocking(self: Any, x: list[Any]) -> list[Any]:
-            return called(x)
-
-        def changes(self: Any, x: list[dict[str, int]]) -> list[int]:
-            rig.calls.append([dict(each) for each in x])
-            for each in x:
-                each["seen"] = each.get("seen", 0) + 1
-                if each["a"] < 0:
-                    raise ValueError("negative")
-            return [each["seen"] for each in x]
-
-        async def context(self: Any, x: list[Any], ctx) -> list[str]:
-            rig.calls.append(list(x))
-            with contextlib.suppress(Exception):
-                return [type(current_call.get()).__name__, ctx.request.url.path][: len(x)]
-            return ["swallowed"] * len(x)
-
-        body = {
-            "work": api(work if asynchronous else work_blocking, batchable=True, route="/work", **options),
-            "changes": api(changes, batchable=True),
-            "context": api(context, batchable=True),
-        }
-        made = service(threads=threads)(type("Rig", (), body))
-        self.application = Application(made, {}, Limits())
-        self.server = Lean(self.application)
-        for endpoint in self.application._posts.values():
-            assert endpoint._batcher is not None
-            endpoint._batcher._clock = self.clock
-        self.batcher: Any = self.application._posts["/work"]._batcher
-
-    def client(self, path: str = "/work") -> Client:
-        return Client(self.server, path)
-
-    def learn(self, fixed_s: float, row_s: float) -> None:
-        self.fixed_s, self.row_s = fixed_s, row_s
-        for rows in (1, 1, 1, 2, 4, 8, 16):
-            self.batcher.pace.called(rows, fixed_s + rows * row_s)
-
-
-def on_loop(test: Callable[[Rig], Coroutine[Any, Any, None]], **options: Any) -> None:
-    async def main() -> None:
-        rig = Rig(**options)
-        await rig.application.start()
-        await test(rig)
-
-    asyncio.run(main())
-
-
-async def turns() -> None:
-    """The loop does what it can do at once. No timer is waited for."""
-    for _ in range(LOOPS):
-        await asyncio.sleep(0)
-
-
-async def came_true(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
-        while not true():
-            await asyncio.sleep(0.001)
+from .rig import Rig, came_true, on_loop, turns
 
 
 def test_one_connection_is_never_made_to_wait() -> None:
@@ -175,6 +40,44 @@ def test_what_comes_in_one_moment_is_in_one_call() -> None:
         assert len(rig.calls) == 1
 
     on_loop(test)
+
+
+@given(st.lists(st.lists(st.one_of(st.integers(), st.just("bad")), max_size=7), max_size=12), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_whoever_asks_for_whatever_gets_his_own_rows_and_fails_for_his_own_fault(
+    asked: list[list[Any]], asynchronous: bool
+) -> None:
+    async def test(rig: Rig) -> None:
+        clients = [rig.client() for _ in asked]
+        for client, own in zip(clients, asked, strict=True):
+            client.ask(own)
+        await came_true(lambda: all(client.status for client in clients))
+        for client, own in zip(clients, asked, strict=True):
+            if "bad" in own:
+                assert client.status == 500
+            else:
+                assert (client.status, client.answer) == (200, [2 * each for each in own])
+        assert all(len(call) <= 5 for call in rig.calls)
+        assert rig.batcher._jobs == rig.batcher._rows == rig.batcher._running == rig.server.metrics.in_progress == 0
+        assert not rig.batcher._waiting
+
+    on_loop(test, asynchronous=asynchronous, max_batch_size=5)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_call_belongs_to_the_trace_of_its_request_and_a_joined_one_to_none(asynchronous: bool) -> None:
+    async def test(rig: Rig) -> None:
+        one, other, traces = rig.client(), rig.client(), ["4bf92f3577b34da6a3ce929d0e0e4736", "1" * 32]
+        for client, trace in ((one, traces[0]), (other, traces[1]), (one, "")):
+            client.ask([1], trace)
+            await came_true(lambda client=client: client.status)
+        one.ask([1], traces[0])
+        other.ask([1], traces[1])
+        await came_true(lambda: one.status and other.status)
+        assert rig.traces == [*traces, "", ""]
+        assert [len(call) for call in rig.calls] == [1, 1, 1, 2]
+
+    on_loop(test, asynchronous=asynchronous)
 
 
 def test_a_batch_waits_for_those_who_come_back_where_that_pays() -> None:
@@ -367,3 +270,20 @@ def test_whole_batches_use_all_threads_that_the_service_has() -> None:
         assert [len(call) for call in rig.calls] == [4, 4, 4]
 
     on_loop(test, asynchronous=False, threads=3, max_batch_size=4)
+
+
+def test_workers_of_one_port_add_up_their_batches(tmp_path: Path) -> None:
+    one, other = (Metrics("s", "b", "1", shared=tmp_path) for _ in range(2))
+    one.batch("work", 3, 40)
+    one.write()
+    (written,) = tmp_path.glob("*.json")
+    written.rename(tmp_path / "1.json")  # as if it were another process's
+    other.batch("work", 1, 5000)
+    text = other.text().decode()
+    assert 'adaptive_batch_size_bucket{method_name="work",worker_index="1",runner_name="s",' in text
+    labels = 'method_name="work",worker_index="1",runner_name="s",service_name="b",service_version="1"'
+    for name, total in (("size", 4.0), ("rows", 5040.0)):
+        assert f"bentoml_service_adaptive_batch_{name}_sum{{{labels}}} {total}" in text
+        assert f"bentoml_service_adaptive_batch_{name}_count{{{labels}}} 2.0" in text
+    assert f'bentoml_service_adaptive_batch_rows_bucket{{{labels},le="64.0"}} 1.0' in text
+    assert b"adaptive" not in Metrics("s", "b", "1").text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import signal
 import socket
@@ -12,141 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from .asked import MULTIPART, form, part
 from .conftest import Answer, Served, folder, served, until
 
-SERVICE = """
-import asyncio, os, threading, time
-from pathlib import Path
-from typing import Annotated, AsyncGenerator
-import bentoml
-import numpy as np
-import pandas as pd
-from bentoml.exceptions import InvalidArgument
-from bentoml.validators import DataframeSchema, DType
-from pydantic import BaseModel, Field
-
-
-class Person(BaseModel):
-    age: int = Field(ge=0)
-    name: str = "nobody"
-
-
-@bentoml.service(name="batches", traffic={"timeout": 20})
-class Probe:
-    def __init__(self):
-        self.calls = []
-
-    @bentoml.api
-    async def seen(self) -> list:
-        calls, self.calls = self.calls, []
-        return calls
-
-    def held(self, rows):
-        # The first call of those that a test holds up; the others gather behind it.
-        self.calls.append(len(rows))
-        if any(row == -100 for row in rows):
-            Path(os.environ["GO"] + ".begun").touch()
-            while not Path(os.environ["GO"]).exists():
-                time.sleep(0.005)
-
-    @bentoml.api(batchable=True, max_batch_size=4)
-    def double(self, x: list[int]) -> list[int]:
-        self.held(x)
-        return [2 * each for each in x]
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    async def double_async(self, x: list[int]) -> list[int]:
-        self.calls.append(len(x))
-        while -100 in x and not Path(os.environ["GO"]).exists():
-            Path(os.environ["GO"] + ".begun").touch()
-            await asyncio.sleep(0.005)
-        return [2 * each for each in x]
-
-    @bentoml.api(batchable=True, max_batch_size=50)
-    def root(self, x: list[float], /) -> list[float]:
-        return [each / 3 for each in x]
-
-    @bentoml.api(batchable=True, max_batch_size=50)
-    def people(self, people: list[Person]) -> list[Person]:
-        return [Person(age=each.age + 1, name=each.name) for each in people]
-
-    @bentoml.api(batchable=True, max_batch_size=4)
-    def array(self, x: np.ndarray) -> np.ndarray:
-        return x * 2
-
-    @bentoml.api(batchable=True, batch_dim=(1, 0), max_batch_size=4)
-    def columns(self, x: Annotated[np.ndarray, DType("float64")]) -> np.ndarray:
-        return x.sum(axis=0)
-
-    @bentoml.api(batchable=True, batch_dim=(0, -1), max_batch_size=8)
-    def last(self, x: Annotated[np.ndarray, DType("int64")]) -> np.ndarray:
-        return x.T
-
-    @bentoml.api(batchable=True, max_batch_size=8)
-    def tuples(self, x: list[str]) -> tuple[str, ...]:
-        return tuple(each.upper() for each in x)
-
-    @bentoml.api(batchable=True)
-    def untyped(self, x):
-        return x
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    def careful(self, x: list[int]) -> list[int]:
-        self.held(x)
-        if any(0 > each > -50 for each in x):
-            raise InvalidArgument("no negative numbers")
-        if 13 in x:
-            raise RuntimeError("secret of the server")
-        return x
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    def wrong_answer(self, x: list[int]) -> list[int]:
-        self.held(x)
-        return [each if each >= 0 else "no number" for each in x]
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    def miscounted(self, x: list[int]) -> list[int]:
-        self.held(x)
-        return [each for each in x if each >= 0]
-
-    @bentoml.api(batchable=True)
-    def frame(self, x: pd.DataFrame) -> pd.DataFrame:
-        return x * 2
-
-    @bentoml.api(batchable=True, max_batch_size=2)
-    def scores(self, x: Annotated[pd.DataFrame, DataframeSchema(columns=("a", "b"))]) -> np.ndarray:
-        self.calls.append(list(x.index))
-        return x["a"].to_numpy() + x["b"].to_numpy()
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    def several(self, x: list[int], y: np.ndarray, factor: int = 1) -> list[int]:
-        self.held(x)
-        return [factor * (a + int(np.sum(b))) for a, b in zip(x, y)]
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    def told(self, x: list[int], ctx: bentoml.Context) -> list[str]:
-        self.held(x)
-        ctx.response.headers["x-seen"] = ctx.request.headers["x-caller"]
-        return [ctx.request.headers["x-caller"]] * len(x)
-
-    @bentoml.api(batchable=True, max_batch_size=1000)
-    def state(self, x: list[int], ctx: bentoml.Context) -> list[int]:
-        self.held(x)
-        Path(ctx.temp_dir, "scratch").write_text("x")
-        ctx.state["calls"] = ctx.state.get("calls", 0) + 1
-        return [ctx.state["calls"]] * len(x)
-
-    @bentoml.api(batchable=True)
-    def where(self, x: list[int]) -> list[str]:
-        return [threading.current_thread().name] * len(x)
-
-    @bentoml.api(batchable=True, max_latency_ms=300)
-    def hasty(self, x: list[int]) -> list[int]:
-        self.held(x)
-        return x
-"""
+SERVICE = Path(__file__).with_name("shapes") / "batches.py"
 # Sent one after the other: rows in and out of all kinds, none, more than one call takes, and wrong ones.
 ASKED: list[tuple[str, Any]] = [
     ("/double", {"x": [1, 2]}), ("/double", {"x": list(range(11))}), ("/double", {"x": []}), ("/double", {"x": ["a"]}),
@@ -163,7 +36,7 @@ ASKED: list[tuple[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder(tmp_path_factory.mktemp("bento"), SERVICE)
+    return folder(tmp_path_factory.mktemp("bento"), SERVICE.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -214,6 +87,14 @@ def test_the_same_answers_as_bentomls_own_server(bento: Path, tmp_path: Path) ->
             answers = [each.post(path, body) for each in (ours, theirs)]
             told = [(each.status, each.headers.get("content-type"), repr(each.json)) for each in answers]
             assert told[0] == told[1], (path, body)
+        upload = form(part("f", "one", "1.txt"), part("f", "two", "2.txt"))
+        for body in (
+            upload,
+            form(*[part("f", str(each), "x.txt") for each in range(8)]),
+            form(part("g", "x", "1.txt")),
+        ):
+            answers = [each.send("POST", "/files", body, MULTIPART) for each in (ours, theirs)]
+            assert (answers[0].status, answers[0].json) == (answers[1].status, answers[1].json)
         # Many at once: nobody gets what is another's.
         bodies = [("/root", [float(each)] * (each % 7)) for each in range(60)]
         bodies += [("/array", {"x": [[each, each]] * (1 + each % 3)}) for each in range(60)]
@@ -260,6 +141,23 @@ def test_what_comes_while_a_call_is_made_is_in_the_next(worker: Served, tmp_path
     assert f"bentoml_service_adaptive_batch_size_sum{{{labels}}} 21.0" in text
     assert f"bentoml_service_adaptive_batch_rows_sum{{{labels}}} 41.0" in text
     assert f"bentoml_service_adaptive_batch_rows_count{{{labels}}} 2.0" in text
+
+
+def test_forms_and_arrays_are_joined_as_well(worker: Served) -> None:
+    def files(number: int) -> Any:
+        return worker.send("POST", "/files", form(part("f", str(number), "x.txt")), MULTIPART).json
+
+    def array(number: int) -> Any:
+        file = io.BytesIO()
+        np.save(file, np.full((2, 1), number))
+        kind = "application/x-npy"
+        answer = worker.send("POST", "/array", file.getvalue(), {"content-type": kind, "accept": kind})
+        assert answer.headers["content-type"] == kind
+        return np.load(io.BytesIO(answer.body)).tolist()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(files, range(40))) == [[str(number)] for number in range(40)]
+        assert list(pool.map(array, range(40))) == [[[2 * number]] * 2 for number in range(40)]
 
 
 def test_one_bad_request_fails_alone(worker: Served, tmp_path: Path) -> None:
@@ -318,7 +216,7 @@ def test_a_method_that_asks_for_its_request_is_called_for_each(worker: Served, t
 
 
 def test_who_hung_up_or_was_late_is_left_out(bento: Path, tmp_path: Path) -> None:
-    hasty = folder(tmp_path / "bento", SERVICE.replace('"timeout": 20', '"timeout": 3'))
+    hasty = folder(tmp_path / "bento", SERVICE.read_text(encoding="utf-8").replace('"timeout": 20', '"timeout": 3'))
     with served(hasty, tmp_path / "worker", env={"GO": str(tmp_path / "go")}) as worker:
         gathered = Gathered(worker, tmp_path / "go", "/double")
         gone = worker.connect()

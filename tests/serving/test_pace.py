@@ -85,18 +85,18 @@ def test_it_waits_for_those_who_come_back_and_not_longer() -> None:
     pace.answered(callers, now_s)
     now_s += 0.001
     pace.came(callers[0], now_s)
-    until_s = pace.until_s(now_s, now_s, 1, now_s)
+    until_s = pace.until_s(now_s, now_s)
     assert now_s < until_s < now_s + 0.05
     for each in callers[1:]:
         pace.came(each, now_s)
-    assert pace.until_s(now_s, now_s, 4, now_s) == now_s  # all are back
+    assert pace.until_s(now_s, now_s) == now_s  # all are back
     pace.answered(callers, now_s)
     pace.came(callers[0], now_s)
     for each in callers[1:]:
         each.closed = True
-    assert pace.until_s(now_s, now_s, 1, now_s) == now_s  # the others have left
+    assert pace.until_s(now_s, now_s) == now_s  # the others have left
     pace.answered(callers[:1], now_s)
-    assert pace.until_s(now_s + 5, now_s + 5, 1, now_s + 5) <= now_s + 5  # who has not come by now will not
+    assert pace.until_s(now_s + 5, now_s + 5) <= now_s + 5  # who has not come by now will not
 
 
 def test_a_lone_caller_never_waits() -> None:
@@ -104,29 +104,26 @@ def test_a_lone_caller_never_waits() -> None:
     now_s = 0.0
     for _ in range(100):
         pace.came(alone, now_s)
-        assert pace.until_s(now_s, now_s, 1, now_s) <= now_s
+        assert pace.until_s(now_s, now_s) <= now_s
         now_s += 0.5
         pace.answered([alone], now_s)
         now_s += 0.0001
 
 
 @pytest.mark.parametrize(
-    ("fixed_s", "turnaround_s", "max_latency_s", "why"),
+    ("fixed_s", "turnaround_s", "why"),
     [
-        (0.001, 0.01, 60.0, "a call of its own costs less"),
-        (0.0, 0.0001, 60.0, "joining saves nothing"),
-        (0.05, 0.002, 0.05, "the latency leaves no time"),
-        (0.5, 2 * RETURN_S, 60.0, "they do not come back because of an answer"),
+        (0.001, 0.01, "a call of its own costs less"),
+        (0.0, 0.0001, "joining saves nothing"),
+        (0.5, 2 * RETURN_S, "they do not come back because of an answer"),
     ],
 )
-def test_it_does_not_wait_where_that_does_not_pay(
-    fixed_s: float, turnaround_s: float, max_latency_s: float, why: str
-) -> None:
-    pace, callers = learned(fixed_s, 0.0001, max_latency_s), [Connection(), Connection()]
+def test_it_does_not_wait_where_that_does_not_pay(fixed_s: float, turnaround_s: float, why: str) -> None:
+    pace, callers = learned(fixed_s, 0.0001), [Connection(), Connection()]
     now_s = closed_loop(pace, callers, turnaround_s)
     pace.answered(callers, now_s)
     pace.came(callers[0], now_s)
-    assert pace.until_s(now_s, now_s, 1, now_s) <= now_s, why
+    assert pace.until_s(now_s, now_s) <= now_s, why
 
 
 def test_one_who_left_costs_one_wait() -> None:
@@ -136,7 +133,7 @@ def test_one_who_left_costs_one_wait() -> None:
     waits = 0
     for _ in range(10):
         pace.came(callers[0], now_s)
-        waits += pace.until_s(now_s, now_s, 1, now_s) > now_s
+        waits += pace.until_s(now_s, now_s) > now_s
         now_s += 0.06
         pace.answered(callers[:1], now_s)
     assert waits == 1

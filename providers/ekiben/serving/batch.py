@@ -50,10 +50,15 @@ class Job:
         # With spans, what is current for this request is current in a call of its own.
         self.within = contextvars.copy_context() if context is None and exchange.trace is not None else context
         self.given = _named(arguments)
-        counts = {count for each in self.given.values() if (count := rows.count(each, dim)) is not None}
-        if len(counts) != 1:
-            raise RowsError("its values differ in their number of rows" if counts else "it has no rows")
-        self.rows = counts.pop()
+        found: int | None = None
+        for each in self.given.values():
+            count = rows.count(each, dim)
+            if found is not None and count not in (None, found):
+                raise RowsError("its values differ in their number of rows")
+            found = found if count is None else count
+        if found is None:
+            raise RowsError("it has no rows")
+        self.rows: int = found
         self.kind: Hashable = tuple([(key, rows.kind(each, dim)) for key, each in self.given.items()])
         self.dropped = False
         self.batch: Batch | None = None

@@ -131,10 +131,12 @@ class Batcher:
         if not self._jobs or (self._running and (self._running >= self._most or not full)):
             return
         now_s = self._clock()
-        self._idle_s = now_s if self._idle_s is None else self._idle_s
-        if not full and not self.application.draining:
+        if self._idle_s is None:
+            self._idle_s = now_s
+        until_s = self.pace.until_s(self._idle_s, now_s)
+        if until_s > now_s and not full and not self.application.draining:
             oldest_s = next(iter(self._oldest())).came_s
-            wait_s = self.pace.until_s(oldest_s, self._idle_s, self._rows, now_s) - now_s
+            wait_s = min(until_s, oldest_s + self.pace.max_latency_s - self.pace.expected_s(self._rows + 1)) - now_s
             if wait_s > 0:
                 self._timer = self.application.loop.call_later(wait_s, self._begin, context=self._context)
                 return
@@ -145,7 +147,8 @@ class Batcher:
 
     def _oldest(self) -> dict[Job, None]:
         """Those of the kind whose first has waited longest."""
-        return min(self._waiting.values(), key=lambda jobs: next(iter(jobs)).came_s)
+        kinds = self._waiting.values()
+        return next(iter(kinds)) if len(kinds) == 1 else min(kinds, key=lambda jobs: next(iter(jobs)).came_s)
 
     def _next(self, now_s: float) -> list[Job]:
         """The oldest, and those of its kind that fit.

@@ -13,6 +13,7 @@ NEW = 0.2
 WARM_UP = 2
 # What has not been seen for so many calls may have changed.
 FORGOTTEN = 256
+REFIT = 8
 # Who has not come back by then did not come back because of an answer.
 RETURN_S = 1.0
 
@@ -47,10 +48,11 @@ class Pace:
         if self._calls <= WARM_UP:
             return
         size = rows.bit_length()
-        _, mean_rows, mean_s = self._sizes.get(size, (0, float(rows), seconds))
+        known = self._sizes.get(size)
+        _, mean_rows, mean_s = known or (0, float(rows), seconds)
         self._sizes[size] = (self._calls, mean_rows + NEW * (rows - mean_rows), mean_s + NEW * (seconds - mean_s))
-        self._sizes = {size: seen for size, seen in self._sizes.items() if self._calls - seen[0] < FORGOTTEN}
-        self._fit()
+        if known is None or self._calls % REFIT == 0:
+            self._fit()
 
     def expected_s(self, rows: int) -> float:
         """0 as long as nothing is known."""
@@ -86,10 +88,10 @@ class Pace:
         while away and now_s - next(iter(away.values())) > RETURN_S:
             away.popitem(last=False)
 
-    def until_s(self, oldest_s: float, idle_s: float, rows: int, now_s: float) -> float:
-        """Until when to wait before so many rows are called; not after `now_s`: at once.
+    def until_s(self, idle_s: float, now_s: float) -> float:
+        """Until when to wait for more before the next call; not after `now_s`: not at all.
 
-        `oldest_s`: when the oldest of them came; `idle_s`: since when a call would have been possible.
+        `idle_s`: since when the call would have been possible.
         """
         away = self._away
         while away and next(reversed(away)).closed:
@@ -97,13 +99,14 @@ class Pace:
         if not away or not self._returns:
             return now_s
         since_s = next(reversed(away.values()))  # who was answered last is the last to come
-        latest_s = min(idle_s + self.fixed_s, oldest_s + self.max_latency_s - self.expected_s(rows + 1))
+        latest_s = idle_s + self.fixed_s
         if since_s + self._return_s >= latest_s:
             return now_s
         return min(since_s + self._return_s + 4 * self._spread_s, latest_s)
 
     def _fit(self) -> None:
         """The line through what is known of each size. Calls of one size alone do not tell what is fixed: nothing, then."""
+        self._sizes = {size: seen for size, seen in self._sizes.items() if self._calls - seen[0] < FORGOTTEN}
         sizes = list(self._sizes.values())
         rows, seconds = sum(each[1] for each in sizes) / len(sizes), sum(each[2] for each in sizes) / len(sizes)
         spread = sum((each[1] - rows) ** 2 for each in sizes)

@@ -94,6 +94,8 @@ def split(value: Any, counts: Sequence[int], dim: int) -> list[Any]:
     found = _rows_of_answer(value, dim)
     if found != sum(counts):
         raise RowsError(f"{found} rows came back for {sum(counts)}")
+    if len(counts) == 1 and _frame(value) is None:
+        return [value]
     ends = list(itertools.accumulate(counts))
     edges = zip([0, *ends], ends, strict=False)
     if _array(value) is not None:
@@ -101,7 +103,7 @@ def split(value: Any, counts: Sequence[int], dim: int) -> list[Any]:
         return [value[(*before, slice(start, end))] for start, end in edges]
     if _frame(value) is not None:
         return [value.iloc[start:end].reset_index(drop=True) for start, end in edges]
-    return [value] if len(counts) == 1 else [value[start:end] for start, end in edges]
+    return [value[start:end] for start, end in edges]
 
 
 def _rows_of_answer(value: Any, dim: int) -> int:
