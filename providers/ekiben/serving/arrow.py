@@ -7,7 +7,8 @@ beyond what was sent: compressed buffers are refused, and so are types whose val
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +27,9 @@ MAX_MESSAGES, MAX_COLUMNS = 4096, 16_384
 # A bit may become a byte, and a byte of an integer eight of a float.
 GROWTH, MIN_BYTES = 16, 64 * 1024
 # What pyarrow and pandas raise at what they cannot read or make: Arrow's own errors are among the first three.
-UNFIT = (ValueError, TypeError, KeyError, IndexError, OverflowError, NotImplementedError, OSError, AttributeError)
+UNFIT = (
+    ValueError, TypeError, KeyError, IndexError, ArithmeticError, NotImplementedError, OSError, AttributeError, struct.error,
+)  # fmt: skip
 
 
 def read(body: Any, *, file: bool) -> Columns:
@@ -38,7 +41,7 @@ def read(body: Any, *, file: bool) -> Columns:
             raise BadInput("The content is no Arrow file.")
         body = memoryview(body)[FILE_HEAD_BYTES:]
     content = pa.py_buffer(body)
-    try:
+    with _refusing("The content is no Arrow that can be read"):
         for number, message in enumerate(pa.ipc.MessageReader.open_stream(content)):
             if number >= MAX_MESSAGES:
                 raise BadInput(f"The content has more than {MAX_MESSAGES} messages. Send larger record batches.")
@@ -53,10 +56,8 @@ def read(body: Any, *, file: bool) -> Columns:
                 _width(pa, each.type, each.name)
             table = reader.read_all()
         table.validate(full=True)
-    except (*UNFIT, struct.error) as error:
-        raise BadInput(f"The content is no Arrow that can be read: {str(error)[:200]}") from error
-    _bound(pa, table, len(content))
-    return Columns(pa, table)
+        _bound(pa, table, len(content))
+        return Columns(pa, table)
 
 
 class Columns:
@@ -66,16 +67,13 @@ class Columns:
 
     def __init__(self, pa: Any, table: Any) -> None:
         self._pa, self._table = pa, table
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._table.column_names)
+        self.names: list[str] = list(table.column_names)
 
     def array(self, name: str) -> Any:
         """Of numbers, of text, or of lists of numbers of one length: these make the further dimensions."""
-        pa, column = self._pa, self._table.column(name).combine_chunks()
-        shape: list[int] = []
-        try:
+        pa, shape = self._pa, list[int]()
+        with _refusing(f"The column {name!r} cannot be made an array"):
+            column = self._table.column(name).combine_chunks()
             while not _is_leaf(pa, column.type):
                 if column.null_count:
                     raise BadInput(f"The column {name!r} has a null where a list must be.")
@@ -83,11 +81,10 @@ class Columns:
                 column = (column.storage if hasattr(column, "storage") else column).flatten()
             rows = -1 if 0 not in shape else len(self._table)
             return _numbers(pa, column, name).reshape(rows, *shape)
-        except UNFIT as error:
-            raise BadInput(f"The column {name!r} cannot be made an array: {str(error)[:200]}") from error
 
     def value(self, name: str) -> list[Any]:
-        return list(self._table.column(name).to_pylist())
+        with _refusing(f"The column {name!r} cannot be read"):
+            return list(self._table.column(name).to_pylist())
 
     def bytes(self, name: str) -> bytes:
         found = self.value(name)
@@ -105,13 +102,12 @@ class Columns:
 
     def frame(self, names: Sequence[str]) -> Any:
         """A DataFrame of its own; what a schema says of pandas is not believed."""
-        try:
+        with _refusing("The columns cannot be made a DataFrame"):
             return self._table.select(list(names)).to_pandas(use_threads=False, ignore_metadata=True).copy()
-        except UNFIT as error:
-            raise BadInput(f"The columns cannot be made a DataFrame: {str(error)[:200]}") from error
 
     def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        return list(self._table.select(list(names)).to_pylist())
+        with _refusing("The columns cannot be read"):
+            return list(self._table.select(list(names)).to_pylist())
 
 
 def written(value: Any, *, file: bool) -> bytes:
@@ -139,6 +135,14 @@ def _table(pa: Any, value: Any) -> Any:
             column = pa.array(numpy.atleast_1d(column).astype(column.dtype.newbyteorder("="), copy=False))
         found[name] = column if isinstance(column, pa.Array) else pa.array(column)
     return pa.table(found)
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UNFIT as error:
+        raise BadInput(f"{what}: {str(error)[:200]}") from error
 
 
 def _pyarrow() -> Any:

@@ -21,7 +21,7 @@ __all__ = ["READ", "Form", "form", "parameters", "wanted"]
 ARROW, ARROW_FILE = b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file"
 NPY, TENSOR = b"application/x-npy", b"application/x-ekiben-tensor"
 READ = frozenset((ARROW, ARROW_FILE, NPY, TENSOR))
-AS_JSON = (JSON, b"*/*", b"application/*")
+AS_JSON = frozenset((b"", JSON, b"*/*", b"application/*"))
 PARAMETER = re.compile(rb';\s*([\w-]+)\s*=\s*("[^"]*"|[^;"]*)')
 MAX_ACCEPT_BYTES = 1024
 
@@ -103,7 +103,7 @@ def wanted(accept: bytes) -> tuple[bytes, ...]:
             weight = float(parameters(each).get("q", "1"))
         except ValueError:
             weight = 0.0
-        if 0 < weight <= 1 and (kind in READ or kind in AS_JSON):
+        if kind and 0 < weight <= 1 and (kind in READ or kind in AS_JSON):
             ranked.append((-weight, number, JSON if kind in AS_JSON else kind))
     found = tuple(kind for _, _, kind in sorted(ranked))
     return () if not found or found[0] == JSON else found

@@ -84,7 +84,7 @@ class Endpoint:
         if kind != JSON:
             kind = kind.partition(b";")[0].strip()
         form = exchange.form
-        if form is None and (exchange.accept or kind != JSON):
+        if form is None and (kind != JSON or exchange.accept not in contents.AS_JSON):
             form = exchange.form = contents.form(self, exchange, kind)
         context = None
         if self._context or self._files or kind in FORMS:
