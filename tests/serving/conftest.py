@@ -133,3 +133,14 @@ def served(
                 process.kill()
                 process.wait()
                 raise
+
+
+def ipc(table: Any, *, file: bool = False, compression: str | None = None) -> bytes:
+    """A table as an Arrow stream, or a file."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (pa.ipc.new_file if file else pa.ipc.new_stream)(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings, strategies as st
-from hypothesis.extra import numpy as arrays_of
 
-from ekiben.serving import arrays, arrow, contents
-from ekiben.serving.standin.annotations import TensorSchema
-from ekiben.serving.standin.exceptions import BadInput
+from ekiben.serving import arrays, contents
 
-from .conftest import Answer, Served, folder, served
+from .conftest import Answer, Served, folder, ipc, served
 
 SERVICE = Path(__file__).with_name("shapes") / "tables.py"
 STREAM, FILE = "application/vnd.apache.arrow.stream", "application/vnd.apache.arrow.file"
@@ -34,14 +29,6 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("contents")
     with served(folder(root / "bento", SERVICE.read_text(encoding="utf-8")), root / "worker") as started:
         yield started
-
-
-def ipc(table: pa.Table, *, file: bool = False, compression: str | None = None) -> bytes:
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=compression)
-    with (pa.ipc.new_file if file else pa.ipc.new_stream)(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
 
 
 def table_of(answer: Answer) -> pa.Table:
@@ -286,96 +273,80 @@ def test_nothing_of_it_is_loaded_before_it_is_asked_for(tmp_path: Path) -> None:
         assert "_ekiben_serving.arrays" in started.post("/loaded", {}).json
 
 
-# The codecs by themselves.
+ODD = """
+from pathlib import Path
 
-PLAIN = st.sampled_from(arrays.PLAIN).map(np.dtype)
-ARRAYS = PLAIN.flatmap(
-    lambda dtype: arrays_of.arrays(dtype, arrays_of.array_shapes(min_dims=0, min_side=0, max_dims=5))
-)
-
-
-def same(found: np.ndarray, given: np.ndarray) -> bool:
-    return (found.dtype, found.shape, found.tobytes()) == (
-        given.dtype,
-        given.shape,
-        np.ascontiguousarray(given).tobytes(),
-    )
+import bentoml
+import numpy as np
+from pydantic import BaseModel
 
 
-@settings(max_examples=200, deadline=None)
-@given(ARRAYS, st.booleans())
-def test_arrays_come_back_bit_for_bit(array: np.ndarray, turned: bool) -> None:
-    array = array.T if turned else array
-    anything = TensorSchema("numpy-array")
-    kind, body = arrays.tensor(array)
-    said = contents.parameters(kind)
-    assert same(arrays.of_tensor(body, said["dtype"], said["shape"], anything), array)
-    found = arrays.of_npy(arrays.npy(array)[1])
-    assert same(found, array)
-    assert found.flags.writeable
-    if array.ndim == 1 or (array.ndim > 1 and array.dtype != bool and 0 not in array.shape):
-        assert same(arrow.read(arrow.written(array, file=turned), file=turned).array("output"), array)
+class Part(BaseModel):
+    at: int
+    words: list[str] = []
 
 
-@settings(max_examples=200, deadline=None)
-@given(ARRAYS, PLAIN)
-def test_a_cast_keeps_the_values_or_is_refused(array: np.ndarray, dtype: np.dtype[Any]) -> None:
-    try:
-        found = arrays.cast(array, dtype, "x")
-    except BadInput:
-        return
-    assert (found.dtype, found.shape) == (dtype, array.shape)
-    if dtype.kind in "iu":
-        assert found.tolist() == [int(x) for x in array] if array.ndim == 1 else np.array_equal(found, array)
-    elif dtype.kind == "f":
-        assert np.array_equal(np.isfinite(found), np.isfinite(array))
+class Whole(BaseModel):
+    name: str
+    parts: list[Part] = []
 
 
-def test_columns_that_share_their_bytes_are_bounded() -> None:
-    """Each buffer of a record batch is where its metadata says: here all of them are in one place."""
-    count, rows = 100, 10_000
-    body = bytearray(ipc(pa.table({f"c{number}": np.arange(rows) + number for number in range(count)})))
-    whole = arrow.read(bytes(body), file=False)
-    assert whole.array("c99")[-1] == rows + 98
-    size = rows * 8
-    buffers = [struct.pack("<qqqq", at * size, 0, at * size, size) for at in range(count)]
-    found = [bytes(body).find(each) for each in buffers]
-    assert min(found) > 0
-    for at in found:
-        struct.pack_into("<qqqq", body, at, 0, 0, 0, size)
-    length_at = bytes(body).find(struct.pack("<q", count * size))
-    struct.pack_into("<q", body, length_at, size)
-    with pytest.raises(BadInput, match="larger than the content"):
-        arrow.read(bytes(body[: -(count - 1) * size - 8]), file=False)
+@bentoml.service(name="odd")
+class Probe:
+    @bentoml.api
+    def nested(self, wholes: list[Whole], /) -> list[Whole]:
+        return wholes
+
+    @bentoml.api(batchable=True)
+    def joined(self, x: np.ndarray) -> np.ndarray:
+        return x * 2
+
+    @bentoml.api
+    def size(self, f: Path, note: str = "") -> int:
+        return len(f.read_bytes())
+
+    @bentoml.api
+    def word(self, text: str, /) -> str:
+        return text
+
+    @bentoml.api
+    def maybe(self, x: np.ndarray | None = None) -> int:
+        return -1 if x is None else x.size
+
+    @bentoml.api
+    def anything(self, kind: str):
+        return {"path": Path(__file__), "number": 3, "ragged": {"a": [1], "b": [1, 2]}}[kind]
+"""
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_arrow_with_some_bytes_changed_is_read_or_refused(data: st.DataObject) -> None:
-    table = pa.table(
-        {
-            "a": [1, 2, None],
-            "b": ["x", "y", "z"],
-            "c": [[1], [2], [3]],
-            "d": pa.array(["a", "b", "a"]).dictionary_encode(),
+def test_methods_of_other_shapes(tmp_path: Path) -> None:
+    with served(folder(tmp_path / "bento", ODD), tmp_path / "worker") as odd:
+        rows = [{"name": "a", "parts": [{"at": 1, "words": ["é", ""]}]}, {"name": "b", "parts": []}]
+        answer = send(odd, "/nested", ipc(pa.Table.from_pylist(rows)), STREAM, STREAM)
+        assert table_of(answer).to_pylist() == rows
+        assert array_of(send(odd, "/joined", npy(GRID), NPY, NPY)).tolist() == (GRID * 2).tolist()
+        assert "does not take one array" in told(send(odd, "/size", npy(GRID), NPY))
+        assert send(odd, "/maybe", npy(GRID), NPY).json == 6
+        assert send(odd, "/maybe", ipc(pa.table({"x": [1]})), STREAM).json == 1
+        assert send(odd, "/size", ipc(pa.table({"f": [b"\xff\0"]})), STREAM).json == 2
+        assert "must hold one value, and bytes" in told(send(odd, "/size", ipc(pa.table({"f": ["text"]})), STREAM))
+        for kind, status in (("path", 406), ("ragged", 406), ("number", 200)):
+            assert (
+                send(odd, "/anything", json.dumps({"kind": kind}).encode(), "application/json", STREAM).status == status
+            )
+        assert b"import bentoml" in send(odd, "/anything", b'{"kind": "path"}', "application/json").body
+
+        def infer(method: str, datatype: str, data: Any, name: str = "x") -> Any:
+            given = {"inputs": [{"name": name, "datatype": datatype, "shape": [1], "data": data}]}
+            return odd.post(f"/v2/models/odd.{method}/infer", given).json
+
+        assert infer("joined", "INT32", [3])["outputs"][0] == {
+            "name": "output",
+            "datatype": "INT32",
+            "shape": [1],
+            "data": [6],
         }
-    )
-    file = data.draw(st.booleans())
-    body = bytearray(ipc(table, file=file))
-    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(body) - 1), st.integers(0, 255)), max_size=4)):
-        body[at] = value
-    body = body[: data.draw(st.integers(0, len(body)))] if data.draw(st.booleans()) else body
-    try:
-        found = arrow.read(bytes(body), file=file)
-        found.frame(found.names)
-        found.rows(found.names)
-        for name in found.names:
-            found.array(name)
-    except BadInput:
-        pass
-
-
-def test_an_old_pyarrow_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["pyarrow"], "__version__", "14.0.0")
-    with pytest.raises(Exception, match="14.0.1 or later"):
-        arrow.read(b"", file=False)
+        assert infer("size", "BYTES", ["é"], "f")["outputs"][0]["data"] == [2]
+        assert infer("word", "BYTES", ["é"], "text")["outputs"][0]["data"] == ["é"]
+        assert "no tensor" in infer("anything", "BYTES", ["path"], "kind")["error"]
+        assert [each["data"] for each in infer("anything", "BYTES", ["ragged"], "kind")["outputs"]] == [[1], [1, 2]]

@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import tritonclient.http as triton
-from hypothesis import given, settings, strategies as st
-from hypothesis.extra import numpy as arrays_of
-from tritonclient.utils import InferenceServerException, deserialize_bytes_tensor, serialize_byte_tensor
+from tritonclient.utils import InferenceServerException
 
 from ekiben.serving import tensors
-from ekiben.serving.columns import named
-from ekiben.serving.standin.exceptions import BadInput
 
 from .conftest import Answer, Served, folder, served
 
@@ -304,96 +299,3 @@ class Probe:
         assert other.post("/api/v2/models/Probe/infer", {"x": 3}).json == 3
         body = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [3]}]}
         assert other.post("/api/v2/models/probe/infer", body).json["outputs"][0]["data"] == [4]
-
-
-# The codec by itself.
-
-PLAIN = st.sampled_from(list(tensors.DATATYPES.values())).map(np.dtype)
-SHAPES = arrays_of.array_shapes(min_dims=0, min_side=0, max_dims=4)
-ARRAYS = PLAIN.flatmap(lambda dtype: arrays_of.arrays(dtype, SHAPES))
-REAL = {"allow_nan": False, "allow_infinity": False}
-FINITE = PLAIN.flatmap(
-    lambda dtype: arrays_of.arrays(dtype, arrays_of.array_shapes(), elements=REAL if dtype.kind == "f" else None)
-)
-
-
-def request_of(array: Any, *, binary: bool) -> tuple[bytes, int | None]:
-    """An answer's outputs are written as a request's inputs are."""
-    body, length = tensors.answered({}, [("x", array, binary)])
-    turned = body[:length].replace(b'{,"outputs"', b'{"inputs"').replace(b'"outputs"', b'"inputs"', 1)
-    return turned + body[len(body) if length is None else length :], None if length is None else len(turned)
-
-
-@settings(max_examples=200, deadline=None)
-@given(ARRAYS)
-def test_arrays_come_back_bit_for_bit_as_bytes(array: np.ndarray) -> None:
-    found = tensors.read(*request_of(array, binary=True)).tensors["x"].data
-    assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes())
-
-
-@settings(max_examples=200, deadline=None)
-@given(FINITE)
-def test_arrays_come_back_as_json(array: np.ndarray) -> None:
-    found = tensors.read(*request_of(array, binary=False)).tensors["x"].data
-    assert found.dtype == array.dtype
-    assert np.array_equal(found, array)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.binary()))
-def test_bytes_are_as_tritons_client_has_them(elements: list[bytes]) -> None:
-    data = tensors.joined(elements)
-    assert tensors.split(data, "x") == elements
-    theirs = serialize_byte_tensor(np.array([*elements, b"!"], object)[:-1])
-    assert data == (theirs.item() if theirs.size else b"")
-    assert deserialize_bytes_tensor(data).tolist() == elements
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_whatever_comes_is_read_or_refused(data: st.DataObject) -> None:
-    if data.draw(st.booleans()):
-        body, length = request_of(data.draw(ARRAYS), binary=True)
-        cut = data.draw(st.integers(0, len(body)))
-        body = body[:cut] + data.draw(st.binary(max_size=8)) + body[cut + data.draw(st.integers(0, 8)) :]
-    else:
-        scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
-        anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
-        fields = st.fixed_dictionaries({}, optional={
-            "name": st.just("x") | anything, "datatype": st.sampled_from([*tensors.DATATYPES, "BYTES"]) | anything,
-            "shape": st.lists(st.integers(-1, 4), max_size=3) | anything, "data": anything,
-            "parameters": st.just({"binary_data_size": 4}) | anything,
-        })  # fmt: skip
-        body = json.dumps({"inputs": [data.draw(fields)], "outputs": data.draw(anything)}).encode()
-        length = data.draw(st.none() | st.integers(0, len(body) + 1))
-    try:
-        found = tensors.read(body, length)
-    except BadInput:
-        return
-    for name in found.tensors:
-        assert tensors.Tensors(found.tensors).array(name).size == np.prod(found.tensors[name].data.shape)
-
-
-def test_what_methods_give_as_tensors() -> None:
-    frame = pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": pd.to_datetime(["2026-01-02", "2026-01-03"])})
-    mixed = {"n": 3, "none": [1, None], "big": [2**64], "deep": [[1], [2]], "row": {"k": 1}, "raw": b"\xff"}
-    for value, expected in (
-        (frame, {"a": ("INT64", [1, 2]), "b": ("BYTES", ["x", "null"]), "c": ("BYTES", None)}),
-        (mixed, {
-            "n": ("INT64", [3]), "none": ("FP64", [1.0, None]), "big": ("BYTES", ["18446744073709551616"]),
-            "deep": ("BYTES", ["[1]", "[2]"]), "row": ("BYTES", ['{"k":1}']), "raw": ("BYTES", None),
-        }),
-        ([], {"output": ("BYTES", [])}), ("é", {"output": ("BYTES", ["é"])}), (None, {"output": ("FP64", [None])}),
-        ([{"a": 1}, {"b": True}], {"a": ("FP64", [1.0, None]), "b": ("BYTES", ["null", "true"])}),
-    ):  # fmt: skip
-        found = named(value)
-        assert list(found) == list(expected)
-        for name, (datatype, data) in expected.items():
-            body, _ = tensors.answered({"model_name": "m"}, [(name, found[name], data is None)])
-            output = json.loads(body[: body.index(b"}]}") + 3])["outputs"][0]
-            assert output["datatype"] == datatype
-            assert data is None or output["data"] == data
-    with pytest.raises(Exception, match="complex64"):
-        tensors.answered({}, [("x", np.zeros(1, "complex64"), False)])
-    with pytest.raises(Exception, match="binary_data"):
-        tensors.answered({}, [("x", [b"\xff"], False)])
