@@ -32,6 +32,9 @@ def read_by_the_library(words: list[str]) -> Any:
         ("bento --bentoml --socket /s --digest= --registry r --stack s", {}),
         ("bento --host -1", {}),
         ("bento --port 1 --port 2", {}),
+        ("bento --log-predictions s3://lake --log-share 0.25 --log-spool=/spool", {}),
+        ("bento --log-share 1", {"EKIBEN_LOG_PREDICTIONS": "s3://lake", "EKIBEN_LOG_SPOOL": "/spool"}),
+        ("bento", {"EKIBEN_LOG_PREDICTIONS": "lake", "EKIBEN_LOG_SHARE": "0.5"}),
     ],
 )
 def test_what_is_plain_is_read_as_the_library_reads_it(
@@ -47,7 +50,7 @@ def test_what_is_plain_is_read_as_the_library_reads_it(
     [
         "", "--help", "bento --help", "bento other", "bento --port", "bento --port x", "bento --port 65536", "bento --port -1",
         "bento --workers 0", "bento --port ²", "bento --no-such", "bento -p 1", "bento --bentoml=1", "bento --own x", "-- bento",
-        "bento --bento x",
+        "bento --bento x", "bento --log-share 1.1", "bento --log-share x", "bento --log-share .5", "bento --log_spool x",
     ],
 )  # fmt: skip
 def test_the_rest_is_the_library_s(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
@@ -64,7 +67,11 @@ def test_every_option_is_known_to_both(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.name for each in parameters] == list(server.DEFAULTS)
     assert {each.name: each.envvar for each in parameters if each.envvar} == server.ENVIRONMENT
     flags = {each.name: each.opts for each in parameters if each.name != "bento"}
-    assert flags == {name: [f"--{'bentoml' if name == 'own' else name}"] for name in server.DEFAULTS if name != "bento"}
+    assert flags == {
+        name: [f"--{'bentoml' if name == 'own' else name.replace('_', '-')}"]
+        for name in server.DEFAULTS
+        if name != "bento"
+    }
 
 
 def test_a_bento_has_to_be_named() -> None:

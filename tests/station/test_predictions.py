@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from ekiben import compaction
 from ekiben.errors import SpecError
 from ekiben.predictions import recent
 from ekiben.records import LoggedPrediction, ModelVersion
-from ekiben.station import compaction, launch
-from ekiben.station.spool import TEXT_BYTES, Answered, Spool
+from ekiben.serving.spool import COMPACTION, TEXT_BYTES, Spool, line
+from ekiben.station import launch
 from ekiben.storage import open_storage
 
 from .conftest import Station, at_once, sent, until
@@ -33,12 +34,12 @@ def in_storage(lake: Path, name: str) -> list[LoggedPrediction]:
     return list(recent(open_storage(lake.as_uri()), name))
 
 
-def answered(number: int, endpoint: str = "api", **more: Any) -> Answered:
+def answered(number: int, endpoint: str = "api", **more: Any) -> dict[str, Any]:
     given = {
         "id": f"{number:032x}", "endpoint": endpoint, "revision": "v1-abc", "model_version": "probe:1", "route": "predict",
         "status": 200, "latency_ms": 1.5, "request": b'{"x": 1}', "response": b"2",
     }  # fmt: skip
-    return Answered(**{**given, **more})
+    return {**given, **more}
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def spooled(tmp_path: Path, lake: Path) -> Callable[..., Spool]:
         target = lake.as_uri() if uri is None else uri
 
         async def main() -> Spool:
-            spool = Spool(tmp_path / "spool", lambda endpoint: target, **limits)
+            spool = Spool(tmp_path / "spool", lambda endpoint: target, COMPACTION, **limits)
             spool.start()
             if asyncio.iscoroutine(result := use(spool)):
                 await result
@@ -121,7 +122,7 @@ def test_a_share_is_logged_and_none_when_it_is_zero(host: Station, doubling: Mod
 
     def write(spool: Spool) -> None:
         for number in range(2000):
-            spool.write(answered(number), 0.3)
+            spool.write(0.3, **answered(number))
 
     # 2,000 draws at 30 %: mean 600, standard deviation 20; six of them either way.
     assert 480 <= spooled(write).logged["api"] <= 720
@@ -178,12 +179,12 @@ def test_rows_go_to_storage_once_and_the_log_is_one(station: Station, doubling: 
 
 def test_a_disk_that_is_full_fails_no_prediction_and_leaves_no_half_line(spooled: Any, tmp_path: Path) -> None:
     def use(spool: Spool) -> None:
-        spool.write(answered(1), 1)
-        spool.write(answered(2, request=b"x" * 2000), 1)
-        spool.write(answered(3), 1)
+        spool.write(1, **answered(1))
+        spool.write(1, **answered(2, request=b"x" * 2000))
+        spool.write(1, **answered(3))
         folder = tmp_path / "spool" / "blocked"
         folder.write_text("a file is where its folder should be")
-        spool.write(answered(4, endpoint="blocked"), 1)
+        spool.write(1, **answered(4, endpoint="blocked"))
         assert [row["id"][-1] for row in spool.rows("api", 10)] == ["3", "1"]
 
     spool = spooled(use, uri="", spool_bytes=1200)
@@ -194,13 +195,13 @@ def test_a_disk_that_is_full_fails_no_prediction_and_leaves_no_half_line(spooled
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_a_write_that_fails_is_counted_and_tried_again(spooled: Any) -> None:
     def use(spool: Spool) -> None:
-        spool.write(answered(1), 1)
+        spool.write(1, **answered(1))
         segment = spool._open["api"]
         right, segment.fd = segment.fd, os.open("/dev/full", os.O_WRONLY)
-        spool.write(answered(2), 1)
+        spool.write(1, **answered(2))
         os.close(segment.fd)
         segment.fd = right
-        spool.write(answered(3), 1)
+        spool.write(1, **answered(3))
         assert [row["id"][-1] for row in spool.rows("api", 10)] == ["3", "1"]
 
     assert spooled(use, uri="").dropped == {"api": 1}
@@ -209,7 +210,7 @@ def test_a_write_that_fails_is_counted_and_tried_again(spooled: Any) -> None:
 def test_segments_that_are_full_go_to_storage_while_others_are_written(spooled: Any, lake: Path) -> None:
     async def use(spool: Spool) -> None:
         for number in range(60):
-            spool.write(answered(number), 1)
+            spool.write(1, **answered(number))
             await asyncio.sleep(0)
         assert spool._compaction is not None
         await spool._compaction
@@ -223,20 +224,21 @@ def test_segments_that_are_full_go_to_storage_while_others_are_written(spooled: 
 
 
 def test_compacted_again_after_a_crash_there_are_no_duplicates(tmp_path: Path, lake: Path) -> None:
-    segment = tmp_path / "20260102T030405.000000Z-abcd.jsonl"
+    segment = tmp_path / "api" / "20260102T030405.000000Z-abcd.jsonl"
+    segment.parent.mkdir()
     lines = (
-        answered(1).line() + b'{"torn": \n' + b"\xff\n[1]\n" + answered(2, request="é".encode()).line() + b'{"id": "3'
+        line(**answered(1)) + b'{"torn": \n' + b"\xff\n[1]\n" + line(**answered(2, request="é".encode())) + b'{"id": "3'
     )
     for _ in range(2):
         segment.write_bytes(lines)
-        compaction.compact(segment, lake.as_uri(), "predictions/api/date=2026-01-02/one.parquet")
+        compaction.compact(segment, lake.as_uri())
         assert not segment.exists()
-    compaction.compact(segment, lake.as_uri(), "predictions/api/date=2026-01-02/one.parquet")
+    compaction.compact(segment, lake.as_uri())
     assert [(row.id[-1], row.request) for row in in_storage(lake, "api")] == [("2", "é"), ("1", '{"x": 1}')]
 
 
 def test_a_storage_that_is_gone_keeps_the_rows_here(spooled: Any, tmp_path: Path) -> None:
-    spool = spooled(lambda spool: spool.write(answered(1), 1))
+    spool = spooled(lambda spool: spool.write(1, **answered(1)))
 
     async def wait(spool: Spool) -> None:
         assert spool._compaction is not None
@@ -256,6 +258,6 @@ def test_a_storage_that_is_gone_keeps_the_rows_here(spooled: Any, tmp_path: Path
 
 def test_a_line_is_what_the_record_says() -> None:
     odd = answered(1, route='a"\\\n', request='{"é": "\u2028\\n\\u0000"}'.encode(), response=None, trace_id="ab" * 16)
-    row = LoggedPrediction.from_json(odd.line())
+    row = LoggedPrediction.from_json(line(**odd))
     assert (row.route, row.request, row.response_bytes) == ('a"\\\n', '{"é": "\u2028\\n\\u0000"}', -1)
-    assert json.loads(odd.line())["latency_ms"] == 1.5
+    assert json.loads(line(**odd))["latency_ms"] == 1.5

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ekiben.cli import options, show
 from ekiben.cli.platform import runtime
+from ekiben.records import LoggedPrediction
 
 __all__ = ["register"]
 
@@ -21,6 +24,10 @@ def register(app: typer.Typer) -> None:
 def predictions(
     name: Annotated[str, typer.Argument(metavar="ENDPOINT", help="An endpoint.")],
     last: Annotated[int, typer.Option("--last", min=1, max=10_000, help="How many, the newest first.")] = 20,
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="URI", help="Of what `ekiben serve --log-predictions URI` has logged there."),
+    ] = "",
     json: options.Json = False,
     stack: options.Stack = "",
 ) -> None:
@@ -32,8 +39,9 @@ def predictions(
     Examples:
       ekiben predictions employment-api
       ekiben predictions employment-api --last 1000 --json
+      ekiben predictions employment --from s3://lake
     """
-    rows = runtime(stack).endpoint(name).predictions(last)
+    rows = _logged(source, name, last) if source else runtime(stack).endpoint(name).predictions(last)
     if json:
         show.to_json(rows)
         return
@@ -48,6 +56,13 @@ def predictions(
         ],
         "It has no predictions yet, or none are logged (EndpointSpec.log_predictions). Call it with: ekiben invoke ENDPOINT",
     )  # fmt: skip
+
+
+def _logged(uri: str, name: str, last: int) -> list[LoggedPrediction]:
+    from ekiben.predictions import recent
+    from ekiben.storage import open_storage
+
+    return list(islice(recent(open_storage(uri if "://" in uri else Path(uri).resolve().as_uri()), name), last))
 
 
 def _short(text: str, size_bytes: int) -> str:

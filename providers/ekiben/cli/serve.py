@@ -10,7 +10,7 @@ from ekiben.cli import options, server
 
 __all__ = ["register"]
 
-PORTS, WORKERS = server.RANGES["port"], server.RANGES["workers"]
+PORTS, WORKERS, SHARE = (server.RANGES[name] for name in ("port", "workers", "log_share"))
 DEFAULTS, ENVIRONMENT = server.DEFAULTS, server.ENVIRONMENT
 
 
@@ -44,6 +44,24 @@ def serve(
     own: Annotated[bool, typer.Option("--bentoml", help="With BentoML's own server, whatever the service.")] = DEFAULTS[
         "own"
     ],
+    log_predictions: Annotated[
+        str,
+        typer.Option(
+            metavar="URI", envvar=ENVIRONMENT["log_predictions"], help="Log answers there: a folder, s3://..., gs://..."
+        ),
+    ] = DEFAULTS["log_predictions"],
+    log_share: Annotated[
+        float,
+        typer.Option(
+            min=SHARE[0], max=SHARE[1], envvar=ENVIRONMENT["log_share"], help="The share of answers that is logged."
+        ),
+    ] = DEFAULTS["log_share"],
+    log_spool: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER", envvar=ENVIRONMENT["log_spool"], help="Where what is logged waits for its storage."
+        ),
+    ] = DEFAULTS["log_spool"],
     registry: options.Registry = DEFAULTS["registry"],
     stack: options.Stack = DEFAULTS["stack"],
 ) -> None:
@@ -58,10 +76,11 @@ def serve(
       ekiben serve ./bento --port 8080 --workers 2
       PORT=8080 ekiben serve 3f5c...e1.tar --host 0.0.0.0
       ekiben serve s3://models/bentos/3f5c...e1.tar
+      ekiben serve employment@champion --log-predictions s3://lake --log-share 0.1
     """
     if not bento and not server.SAGEMAKER_MODEL.is_dir():
         raise typer.BadParameter(f"name a bento, or set {ENVIRONMENT['bento']}.", param_hint="BENTO")
     server.become(
-        bento=bento, port=port, host=host, workers=workers, socket=socket, digest=digest, own=own, registry=registry,
-        stack=stack,
+        bento=bento, port=port, host=host, workers=workers, socket=socket, digest=digest, own=own,
+        log_predictions=log_predictions, log_share=log_share, log_spool=log_spool, registry=registry, stack=stack,
     )  # fmt: skip

@@ -14,17 +14,21 @@ __all__ = ["DEFAULTS", "ENVIRONMENT", "RANGES", "asked", "become"]
 
 DEFAULTS: dict[str, Any] = {
     "bento": "", "port": None, "host": "127.0.0.1", "workers": 1, "socket": "", "digest": "", "own": False,
-    "registry": "", "stack": "",
+    "log_predictions": "", "log_share": 1.0, "log_spool": "", "registry": "", "stack": "",
 }  # fmt: skip
-RANGES = {"port": (0, 65535), "workers": (1, 256)}
+RANGES: dict[str, tuple[Any, Any]] = {"port": (0, 65535), "workers": (1, 256), "log_share": (0.0, 1.0)}
 # What an image or a platform says, where the command does not.
-ENVIRONMENT = {"bento": "EKIBEN_BENTO", "host": "EKIBEN_HOST", "workers": "EKIBEN_WORKERS", "digest": "EKIBEN_DIGEST"}
+ENVIRONMENT = {
+    "bento": "EKIBEN_BENTO", "host": "EKIBEN_HOST", "workers": "EKIBEN_WORKERS", "digest": "EKIBEN_DIGEST",
+    "log_predictions": "EKIBEN_LOG_PREDICTIONS", "log_share": "EKIBEN_LOG_SHARE", "log_spool": "EKIBEN_LOG_SPOOL",
+}  # fmt: skip
 # A platform's port goes before that of the image. Where SageMaker puts a model's files a bento is looked for when none is named.
 PORTS = ("SAGEMAKER_BIND_TO_PORT", "AWS_LWA_PORT", "PORT")
 SAGEMAKER_MODEL = Path("/opt/ml/model")
 # With this in the image, requests come by HTTP on Lambda, too.
 WEB_ADAPTER = Path("/opt/extensions/lambda-adapter")
 DEFAULT_PORT = 3000
+DASHES = str.maketrans("-_", "_-")
 
 
 def asked(words: list[str]) -> dict[str, Any] | None:
@@ -33,6 +37,7 @@ def asked(words: list[str]) -> dict[str, Any] | None:
     rest = iter(words)
     for word in rest:
         name, mark, value = word.removeprefix("--").partition("=")
+        name = name.translate(DASHES)
         if not word.startswith("-"):
             if "bento" in given:
                 return None
@@ -49,9 +54,12 @@ def asked(words: list[str]) -> dict[str, Any] | None:
     for name, (least, most) in RANGES.items():
         if name in given:
             text = given[name] or ""
-            if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            whole, _, part = text.partition("." if isinstance(least, float) else " ")
+            if not (
+                text.isascii() and whole.isdecimal() and (part or "0").isdecimal() and least <= float(text) <= most
+            ):
                 return None
-            given[name] = int(text)
+            given[name] = type(least)(text)
     if None in given.values() or not (given.get("bento") or SAGEMAKER_MODEL.is_dir()):
         return None
     return {**DEFAULTS, **given}
@@ -66,6 +74,9 @@ def become(
     socket: str,
     digest: str,
     own: bool,
+    log_predictions: str,
+    log_share: float,
+    log_spool: str,
     registry: str,
     stack: str,
 ) -> NoReturn:
@@ -82,6 +93,7 @@ def become(
         "bento": str(folder.resolve()), "host": host, "port": _port(port), "socket": socket, "workers": workers,
         "modules": _modules(folder) if workers > 1 else [],
         "lambda": "" if WEB_ADAPTER.exists() else os.environ.get("AWS_LAMBDA_RUNTIME_API", ""),
+        "predictions": _logged(folder, bento, log_predictions, log_share, log_spool) if log_predictions else None,
     }  # fmt: skip
     sys.stdout.flush()
     os.execv(python, _command(python, given))  # noqa: S606
@@ -94,6 +106,12 @@ def _command(python: Path, given: dict[str, Any]) -> list[str]:
     from ekiben import serving
 
     return [str(python), "-P", str(Path(serving.__file__).with_name("parent.py")), "--alone", json.dumps(given)]
+
+
+def _logged(folder: Path, bento: str, uri: str, share: float, spool: str) -> dict[str, Any]:
+    from ekiben.cli import spooled
+
+    return spooled.given(folder, bento, uri, share, spool)
 
 
 def _python(bento: Path) -> Path:

@@ -30,9 +30,10 @@ TOLD = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(given: dict[str, Any]) -> int:
-    """`given`: bento, modules to import first, host and port or socket (a path), workers, lambda. Returns the exit status.
+    """`given`: bento, modules to import first, host and port or socket (a path), workers, predictions, lambda.
 
     `lambda` is the address of Lambda's Runtime API; where there is one, calls come from there, and nothing else is listened to.
+    Returns the exit status.
     """
     name = loading.about(Path(given["bento"]))["name"]
     folder = Path(tempfile.mkdtemp(prefix="ekiben-serve-"))
@@ -107,6 +108,7 @@ class Workers:
         self.pids: dict[int, Path] = {}
         self.starting: dict[int, int] = {}
         self.ready: set[int] = set()
+        self.predictions: dict[str, Any] | None = given.get("predictions")
         self.bringer = 0
         self.stillborn = 0
         self.leaving = self.said = False
@@ -167,6 +169,7 @@ class Workers:
         command: dict[str, Any] = {
             "bento": self.bento,
             "linger_s": 0.0 if self.api else LINGER_S,
+            "predictions": self.predictions,
             "metrics_dir": str(own),
         }
         if self.count > 1:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,10 +86,16 @@ class Application:
             namespace=metrics.get("namespace") or "bentoml_service", bounds=buckets(metrics.get("duration") or {}),
             shared=shared,
         )  # fmt: skip
+        self.health.add(sagemaker.PING.encode())
         self._gets.setdefault(sagemaker.PING, self._readyz)
         if (name := sagemaker.default(service.apis)) and sagemaker.INVOCATIONS not in self._posts:
             self._posts[sagemaker.INVOCATIONS] = self._posts[join(prefix, service.apis[name].route)]
             self._known[sagemaker.INVOCATIONS.encode()] = sagemaker.INVOCATIONS
+
+    @property
+    def routes(self) -> Collection[str]:
+        """Where the service's methods are."""
+        return self._posts.keys()
 
     def handle(self, exchange: Exchange) -> None:
         path = self._known.get(exchange.target) or unquote(exchange.target.partition(b"?")[0].decode("latin-1"))

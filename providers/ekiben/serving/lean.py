@@ -65,6 +65,8 @@ class Lean:
             listener.setblocking(False)
             make = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
             servers.append(await make(lambda: Connection(self), sock=listener.dup(), backlog=BACKLOG))
+        for each in self.watch.starts:
+            each()
         ready()
         await self._stopping.wait()
         await self._drain(servers, listeners)
@@ -129,11 +131,12 @@ def run(
     shared: Path | None = None,
     linger_s: float = 0.0,
     gateway: bool = False,
+    predictions: dict[str, Any] | None = None,
     ready: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `shared`: where workers of one port add up their metrics; `gateway`: the only caller is one.
+    """Serve until SIGTERM or SIGINT. `shared`: where workers of one port add up their metrics; `gateway`: the only caller is one;
 
-    Raises what the service raises when it starts.
+    `predictions`: where and how answers are logged. Raises what the service raises when it starts.
     """
     reseed()
     limits = Limits.from_environment()
@@ -141,7 +144,7 @@ def run(
 
     async def main() -> None:
         lean = Lean(application, linger_s=linger_s, shared=shared is not None)
-        watching.install(lean)
+        watching.install(lean, predictions)
         await lean.serve(listeners, ready)
 
     try:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class Metrics:
         shared: Path | None = None,
     ) -> None:
         self.in_progress = 0
+        # Of those who count something of their own: name -> what it is, and its value.
+        self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
         self.namespace, self._bounds, self._shared = namespace, bounds, shared
         names = {"runner_name": service, "service_name": bento, "service_version": version}
         self._labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in names.items())
@@ -89,7 +92,13 @@ class Metrics:
             self._dirty = False
             rows = [[endpoint, status, row] for (endpoint, status), row in self._seen.items()]
             sizes = [[family, method, row] for (family, method), row in self._sizes.items()]
-            told = {"rows": rows, "sizes": sizes, "in_progress": self.in_progress, "at": time.time()}
+            told = {
+                "rows": rows,
+                "sizes": sizes,
+                "in_progress": self.in_progress,
+                "at": time.time(),
+                "counts": self._counts(),
+            }
             path = self._shared / f"{os.getpid()}.json"
             fresh = path.with_suffix(".new")
             with suppress(OSError):  # a full disk must not stop the service
@@ -98,7 +107,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, and what the service itself has registered with prometheus_client."""
-        rows, sizes, in_progress = self._all()
+        rows, sizes, counts, in_progress = self._all()
         space = self.namespace
         lines: list[str] = []
 
@@ -124,12 +133,20 @@ class Metrics:
                 if name == family_name:
                     labels = f'method_name="{_escaped(method)}",worker_index="1",{self._labels}'
                     lines += _histogram(name, labels, SIZE_BOUNDS, row)
+        for name, (what, _) in self.counters.items():
+            lines += (f"# HELP {name} {what}", f"# TYPE {name} counter", f"{name}{{{self._labels}}} {counts[name]}")
         return "\n".join([*lines, ""]).encode() + _of_the_service()
 
     def touched(self) -> None:
         self._last = time.time()
 
-    def _all(self) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, str], list[float]], int]:
+    def _counts(self) -> dict[str, float]:
+        return {name: value() for name, (_, value) in self.counters.items()}
+
+    def _all(
+        self,
+    ) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, str], list[float]], dict[str, float], int]:
+        counts = self._counts()
         rows, in_progress = {key: list(row) for key, row in self._seen.items()}, self.in_progress
         sizes = {key: list(row) for key, row in self._sizes.items()}
         if self._shared is not None:
@@ -144,7 +161,9 @@ class Metrics:
                         for family, method, row in found["sizes"]:
                             mine = sizes.setdefault((family, method), [0.0] * len(row))
                             mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
-        return rows, sizes, in_progress
+                        for name in counts:
+                            counts[name] += found["counts"].get(name, 0)
+        return rows, sizes, counts, in_progress
 
 
 def _histogram(name: str, labels: str, bounds: tuple[float, ...], row: list[float]) -> list[str]:

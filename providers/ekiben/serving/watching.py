@@ -28,9 +28,11 @@ class Watch:
     """What is called with each exchange. What they raise is logged, and changes no answer.
 
     headers: with an answer's headers, for those to send; answering: before an answer leaves, with its body, None for one that
-    comes in pieces; failed: with what a call has raised; ended: when the answer is complete; stops: at the end, all at once.
+    comes in pieces; failed: with what a call has raised; ended: when the answer is complete; starts: when the
+    service has started; stops: at the end, all at once.
     """
 
+    starts: list[Callable[[], None]] = field(default_factory=list)
     stops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     headers: list[Callable[[Exchange, Headers], Headers]] = field(default_factory=list)
     answering: list[Callable[[Watched, int, bytes | None], None]] = field(default_factory=list)
@@ -87,10 +89,10 @@ def tell(watchers: Iterable[Callable[..., None]], *what: Any) -> None:
             log.exception("what watches the exchanges has failed")
 
 
-def install(lean: Lean) -> None:
+def install(lean: Lean, predictions: dict[str, Any] | None = None) -> None:
     """Have the exchanges of a server watched by those whom its service or the environment asks for.
 
-    Raises ValueError for what they must not ask for.
+    `predictions`: where and how answers are logged (see predictions.py). Raises ValueError for what they must not ask for.
     """
     application, watch = lean.application, lean.watch
     config = application.service.config
@@ -113,6 +115,13 @@ def install(lean: Lean) -> None:
             watch.failed.append(spans.failed)
             watch.ended.append(spans.ended)
             watch.stops.append(spans.stop)
+    if predictions is not None:
+        from .predictions import Predictions
+
+        logged = Predictions(application, predictions)
+        watch.starts.append(logged.start)
+        watch.answering.append(logged.answering)
+        watch.stops.append(logged.stop)
     if watch != Watch():
         lean.exchange = Watched
 

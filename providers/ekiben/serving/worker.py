@@ -28,9 +28,11 @@ def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -
     """Serve until SIGTERM. `command`: bento (folder), metrics_dir (the worker's own, and removed after its end), and optionally
 
     env; reason: what plain.reason says of its source, where that is known; timeout_s, where the service says none; gateway: the
-    only caller is one, with limits of its own; shared: where workers of one port add up their metrics; linger_s: how long to wait
-    for late callers at the end; ready_fd: what to write to when the first call can be answered. Until then the socket need not
-    listen. Raises what the service raises when it is imported or made.
+    only caller is one, with limits of its own; shared: where workers of one port add up their metrics; predictions: where and how
+    answers are logged (see predictions.py); linger_s: how long to wait for late callers at the end; ready_fd: what to write to when
+    the first call can be answered. Until then the socket need not listen.
+
+    Raises what the service raises when it is imported or made.
     """
     os.environ.update(command.get("env", {}))
     metrics_dir = command["metrics_dir"]
@@ -102,6 +104,7 @@ def _serve_lean(command: dict[str, Any], about: dict[str, str], listener: socket
         shared=Path(shared) if shared else None,
         linger_s=command.get("linger_s", 0.0),
         gateway=command.get("gateway", False),
+        predictions=command.get("predictions"),
         ready=served,
     )
 

@@ -12,8 +12,8 @@ from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from ekiben.errors import EkibenError, ProviderError, SpecError
+from ekiben.serving.clock import http_date
 from ekiben.station import http1
-from ekiben.station.clock import http_date
 from ekiben.station.edge import Refused
 from ekiben.station.wire import to_body
 

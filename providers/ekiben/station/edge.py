@@ -19,8 +19,8 @@ from typing import Any
 from aiohttp import web
 
 from ekiben.errors import AccessDenied, EkibenError, NotFound, ProviderError, SpecError
+from ekiben.serving.clock import now_ms
 from ekiben.station import tokens
-from ekiben.station.clock import now_ms
 from ekiben.station.store import Store
 from ekiben.station.wire import to_body
 

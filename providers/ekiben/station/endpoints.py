@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ekiben.errors import EkibenError, NotFound, SpecError
 from ekiben.records import ModelVersion
+from ekiben.serving.spool import COMPACTION, Spool
 from ekiben.specs import EndpointSpec
 from ekiben.station.bentos import Bentos
 from ekiben.station.edge import body_of
@@ -21,7 +22,6 @@ from ekiben.station.gateway import Counter, Live
 from ekiben.station.noun import Context, Resource
 from ekiben.station.parents import Parents
 from ekiben.station.revisions import Revisions, Row, as_record, revision_id
-from ekiben.station.spool import Spool
 from ekiben.station.workers import Pool
 
 __all__ = ["Endpoints"]
@@ -42,7 +42,7 @@ class Endpoints:
         self.revisions = Revisions(context.store)
         self.live: dict[str, Live] = {}
         self.bentos = Bentos(context.state_dir)
-        self.spool = Spool(context.state_dir / "predictions", self._storage_uri)
+        self.spool = Spool(context.state_dir / "predictions", self._storage_uri, COMPACTION)
         self.parents: Parents
         self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._flush: asyncio.TimerHandle | None = None

@@ -17,10 +17,10 @@ from urllib.parse import unquote
 
 from ekiben.errors import EkibenError, ModelFailed, NotFound, Unavailable
 from ekiben.records import RevisionMetrics
+from ekiben.serving.spool import Spool
 from ekiben.specs import EndpointSpec
 from ekiben.station.caller import Call, Gone, refuse
 from ekiben.station.edge import Guard, Refused
-from ekiben.station.spool import Answered, Spool
 from ekiben.station.upstream import Answer, Broken
 from ekiben.station.workers import Pool, Worker
 
@@ -347,11 +347,7 @@ def _log(live: Live, call: Call, answer: Answer) -> None:
     trace = call.head.named.get(b"traceparent")
     match = TRACE.fullmatch(trace) if trace else None
     live.spool.write(
-        Answered(
-            id=call.id, endpoint=live.name, revision=call.revision,
-            model_version=live.versions.get(call.revision, ""), route=call.route, status=answer.head.status,
-            latency_ms=call.latency_ms, request=call.body, response=answer.body,
-            trace_id=match[1].decode() if match else "",
-        ),
-        live.spec.log_predictions,
+        live.spec.log_predictions, id=call.id, endpoint=live.name, revision=call.revision,
+        model_version=live.versions.get(call.revision, ""), route=call.route, status=answer.head.status,
+        latency_ms=call.latency_ms, request=call.body, response=answer.body, trace_id=match[1].decode() if match else "",
     )  # fmt: skip

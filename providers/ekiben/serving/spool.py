@@ -1,13 +1,15 @@
-"""The prediction log of a station: a line for each answer, on disk before the answer leaves.
+"""The prediction log of a host (a station, or a server by itself): a line for each answer, on disk before the answer leaves.
 
-A line is one write to a file of its endpoint (a segment), so that the kernel has it when the station is killed. A segment that is
-full, old or of yesterday becomes Parquet in the endpoint's storage, by a short-lived process: pyarrow is never loaded here.
+A line is one write to a file of its endpoint (a segment), so that the kernel has it when the host is killed. A segment that is
+full, old or of yesterday becomes Parquet in the endpoint's storage, by a short-lived process: pyarrow is never loaded here. Several
+processes may share a folder: a segment that is written to is locked, and one whose writer is gone is anybody's to bring to storage.
 Logging never fails a prediction: what does not fit, or cannot be written, is dropped and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -17,19 +19,21 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 from typing import Any
 
-from ekiben.predictions import key
-from ekiben.records import now
-from ekiben.station.clock import now_ms
+from .clock import now_ms
 
-__all__ = ["Answered", "Spool"]
+__all__ = ["COMPACTION", "Spool", "line"]
+
+# What makes Parquet of segments, in the interpreter that Ekiben is installed in.
+COMPACTION = (sys.executable, "-P", "-m", "ekiben.compaction")
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 SEGMENT_S = 300.0
@@ -40,36 +44,23 @@ TEXT_BYTES = 64 * 1024
 MAX_PAUSE_S = 3600.0
 COMPACTION_S = 3600.0
 
-log = logging.getLogger("ekiben.station")
+log = logging.getLogger("ekiben.predictions")
 
 
-@dataclass(slots=True, kw_only=True)
-class Answered:
-    """What there is to say about an answer. `response` is None for one that is streamed."""
-
-    id: str
-    endpoint: str
-    revision: str
-    model_version: str
-    route: str
-    status: int
-    latency_ms: float
-    request: bytes
-    response: bytes | None
-    trace_id: str = ""
-
-    def line(self) -> bytes:
-        """As JSON, with a newline: the fields of records.LoggedPrediction."""
-        request, response = _text(self.request), "" if self.response is None else _text(self.response)
-        response_bytes = -1 if self.response is None else len(self.response)
-        # By hand, because it is on the way of every answer: the standard library's encoder takes three times as long.
-        return (
-            f'{{"id":"{self.id}","time":"{now_ms()}","endpoint":"{self.endpoint}","revision":"{self.revision}",'
-            f'"model_version":"{self.model_version}","route":{quoted(self.route)},"status":{self.status},'
-            f'"latency_ms":{self.latency_ms:.3f},"request":{quoted(request)},"response":{quoted(response)},'
-            f'"request_bytes":{len(self.request)},"response_bytes":{response_bytes},'
-            f'"request_sha256":"{sha256(self.request).hexdigest()}","trace_id":"{self.trace_id}"}}\n'
-        ).encode()
+def line(
+    *, id: str, endpoint: str, revision: str, model_version: str, route: str, status: int, latency_ms: float,
+    request: bytes | bytearray, response: bytes | None, trace_id: str = "",
+) -> bytes:  # fmt: skip
+    """A row of the log (records.LoggedPrediction) as JSON, with a newline. `response` is None for one that is streamed."""
+    asked, said = _text(request), "" if response is None else _text(response)
+    # By hand, because it is on the way of every answer: the standard library's encoder takes three times as long.
+    return (
+        f'{{"id":{quoted(id)},"time":"{now_ms()}","endpoint":"{endpoint}","revision":"{revision}",'
+        f'"model_version":"{model_version}","route":{quoted(route)},"status":{status},'
+        f'"latency_ms":{latency_ms:.3f},"request":{quoted(asked)},"response":{quoted(said)},'
+        f'"request_bytes":{len(request)},"response_bytes":{-1 if response is None else len(response)},'
+        f'"request_sha256":"{sha256(request).hexdigest()}","trace_id":"{trace_id}"}}\n'
+    ).encode()
 
 
 @dataclass(slots=True)
@@ -84,10 +75,14 @@ class Segment:
 
 @dataclass
 class Spool:
-    """The segments in `folder`, a folder in it for each endpoint. `storage_uri` says where an endpoint's rows go; "" is nowhere."""
+    """The segments in `folder`, a folder in it for each endpoint.
+
+    `storage_uri` says where an endpoint's rows go, "" is nowhere; `compaction` is the command that brings them there.
+    """
 
     folder: Path
     storage_uri: Callable[[str], str]
+    compaction: Sequence[str]
     segment_bytes: int = SEGMENT_BYTES
     spool_bytes: int = SPOOL_BYTES
     logged: Counter[str] = field(default_factory=Counter)
@@ -99,12 +94,27 @@ class Spool:
     _timer: asyncio.TimerHandle | None = None
     _compaction: asyncio.Task[None] | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # A service's own draws must not depend on whether its answers are logged.
+    _chance: random.Random = field(default_factory=random.Random)
 
     def start(self) -> None:
-        """Take up what an earlier station has left."""
-        self._held = sum(path.stat().st_size for path in self._segments())
+        """Take up what an earlier process has left."""
+        self._count()
         if self._held:
             self._compact()
+
+    async def flush(self) -> None:
+        """Bring what there is to storage, and write no more. Cancelled, it leaves the rest for the next start."""
+        for endpoint in list(self._open):
+            self._seal(endpoint)
+        self._compact()
+        assert self._compaction is not None
+        try:
+            await self._compaction
+        finally:
+            await self.stop()
+            if left := len(self._segments()):
+                log.warning("%d files of predictions wait in %s for the next start", left, self.folder)
 
     async def stop(self) -> None:
         """Write no more. What is not in storage yet is there at the next start."""
@@ -116,29 +126,28 @@ class Spool:
         for endpoint in list(self._open):
             self._seal(endpoint)
 
-    def write(self, answered: Answered, share: float) -> None:
-        """Log it, or not, by chance, when `share` is below 1. It is with the kernel when this returns."""
-        if share < 1 and random.random() >= share:  # noqa: S311 - a sample, no secret
+    def write(self, share: float, *, endpoint: str, **answered: Any) -> None:
+        """Log an answer (see `line`), or not, by chance, when `share` is below 1. It is with the kernel when this returns."""
+        if share < 1 and self._chance.random() >= share:
             return
-        endpoint = answered.endpoint
         try:
-            line = answered.line()
-            if self._held + len(line) > self.spool_bytes:
+            row = line(endpoint=endpoint, **answered)
+            if self._held + len(row) > self.spool_bytes:
                 raise OSError(f"the segments have {self.spool_bytes} bytes, which is the most")
             segment = self._open.get(endpoint)
             if segment is None or time.time() >= segment.ends or segment.size >= self.segment_bytes:
                 segment = self._begin(endpoint)
-            if (written := os.write(segment.fd, line)) < len(line):
+            if (written := os.write(segment.fd, row)) < len(row):
                 os.ftruncate(segment.fd, segment.size)
-                raise OSError(f"only {written} of {len(line)} bytes could be written")
+                raise OSError(f"only {written} of {len(row)} bytes could be written")
         except OSError as error:
             self.dropped[endpoint] += 1
             if not self._silent:
                 self._silent = True
                 log.error("predictions of %s are not logged for now: %s", endpoint, error)
             return
-        segment.size += len(line)
-        self._held += len(line)
+        segment.size += len(row)
+        self._held += len(row)
         self.logged[endpoint] += 1
         self._silent = False
 
@@ -147,11 +156,11 @@ class Spool:
         found: list[dict[str, Any]] = []
         for path in reversed(self._segments(endpoint)):
             with suppress(FileNotFoundError):  # it has gone to storage
-                for line in reversed(path.read_bytes().splitlines()):
+                for row in reversed(path.read_bytes().splitlines()):
                     if len(found) == last:
                         return found
                     with suppress(ValueError):  # a power cut may have torn it
-                        found.append(json.loads(line))
+                        found.append(json.loads(row))
         return found
 
     async def remove(self, endpoint: str) -> None:
@@ -164,8 +173,8 @@ class Spool:
                 log.warning(
                     "the prediction log of %s could not go to its storage: %d files are lost", endpoint, len(left)
                 )
-        self._held -= sum(path.stat().st_size for path in self._segments(endpoint))
         await asyncio.to_thread(shutil.rmtree, self.folder / endpoint, True)
+        self._count()
 
     def metrics(self) -> str:
         lines = ["# TYPE ekiben_predictions_spool_bytes gauge", f"ekiben_predictions_spool_bytes {self._held}"]
@@ -184,9 +193,11 @@ class Spool:
         folder = self.folder / endpoint
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         at = time.time()
-        stamp = now().replace("-", "").replace(":", "")
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = folder / f"{stamp}-{secrets.token_hex(4)}.jsonl"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        with suppress(OSError):  # a file system without locks is one that nobody shares
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # A clock that is set back must not keep it open for ever: the timer goes by another clock.
         segment = self._open[endpoint] = Segment(path, fd, min(at + SEGMENT_S, (at // DAY_S + 1) * DAY_S))
         if full:
@@ -229,23 +240,18 @@ class Spool:
     def _sealed(self) -> list[Path]:
         """Those that nobody writes to, and that have a storage to go to."""
         written = {segment.path for segment in self._open.values()}
-        return [path for path in self._segments() if path not in written and self.storage_uri(path.parent.name)]
+        mine = [path for path in self._segments() if path not in written and self.storage_uri(path.parent.name)]
+        return [path for path in mine if _free(path)]
 
     async def _run(self, segments: list[Path]) -> None:
         """Have these made Parquet; those that are left could not be."""
         wanted = [
-            {"segment": str(path), "storage_uri": uri, "key": key(path.parent.name, path.stem)}
+            {"segment": str(path), "storage_uri": uri}
             for path in segments
             if (uri := self.storage_uri(path.parent.name))
         ]
-        before = sum(map(_size, segments))
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "ekiben.station.compaction",
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
+            *self.compaction, stdin=asyncio.subprocess.PIPE, start_new_session=True
         )
         try:
             await asyncio.wait_for(process.communicate(json.dumps(wanted).encode()), COMPACTION_S)
@@ -256,10 +262,26 @@ class Spool:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-            self._held -= before - sum(map(_size, segments))
+            self._count()
+
+    def _count(self) -> None:
+        """What is held, by all who share the folder: another process may have brought some of it to storage."""
+        self._held = sum(map(_size, self._segments()))
 
 
-def _text(body: bytes) -> str:
+def _free(segment: Path) -> bool:
+    """Whether nobody writes to it any more."""
+    try:
+        with segment.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _text(body: bytes | bytearray) -> str:
     if len(body) > TEXT_BYTES:
         return ""
     try:

@@ -1,31 +1,31 @@
-"""`python -m ekiben.station.compaction`: segments of prediction logs to Parquet, each put where nothing is, then removed.
+"""`python -m ekiben.compaction`: segments of prediction logs to Parquet, each put where nothing is, then removed.
 
-On stdin: JSON, a list of {"segment": path, "storage_uri", "key"}. Repeating is safe: a segment always becomes the same object, so
-that one which is there was put by a process that ended before it could remove the segment. What fails is left as it is.
+On stdin: JSON, a list of {"segment": path, "storage_uri"}; a segment's folder has the name of its endpoint. Repeating is safe: a
+segment always becomes the same object, so that one which is there was put by a process that ended before it could remove the
+segment. What fails is left as it is. Processes with segments in one place take turns: a host need not hold pyarrow twice.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as arrow
-from pyarrow import parquet
-
 from ekiben.errors import AlreadyExists, EkibenError
-from ekiben.predictions import TYPES
+from ekiben.predictions import TYPES, key
 from ekiben.storage import open_storage
 
 __all__ = ["main"]
 
+LOCK = ".compaction"
 ROWS = 4096
 NICE = 10
 
@@ -34,15 +34,25 @@ def main() -> int:
     os.nice(NICE)
     failed = 0
     for each in json.load(sys.stdin):
+        segment = Path(each["segment"])
         try:
-            compact(Path(each["segment"]), each["storage_uri"], each["key"])
+            with alone(segment.parent.parent):
+                compact(segment, each["storage_uri"])
         except (EkibenError, OSError) as error:
             failed += 1
-            print(f"the predictions in {each['segment']} stay there: {error}", file=sys.stderr, flush=True)
+            print(f"the predictions in {segment} stay there: {error}", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 
-def compact(segment: Path, storage_uri: str, key: str) -> None:
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at work on the segments below `folder`."""
+    with (folder / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def compact(segment: Path, storage_uri: str) -> None:
     """Raises EkibenError or OSError, and then the segment is as it was."""
     if not segment.exists():
         return
@@ -50,12 +60,15 @@ def compact(segment: Path, storage_uri: str, key: str) -> None:
         path = Path(folder) / "rows.parquet"
         write(segment, path)
         with suppress(AlreadyExists):
-            open_storage(storage_uri, provider="local").put_if_absent(key, path)
+            open_storage(storage_uri).put_if_absent(key(segment.parent.name, segment.stem), path)
     segment.unlink(missing_ok=True)
 
 
 def write(segment: Path, path: Path) -> None:
     """The lines of `segment` as Parquet; a line that a power cut has torn is left out, and said."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     schema = arrow.schema([(name, _type(kind)) for name, kind in TYPES.items()])
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         rows = _rows(segment)
@@ -75,7 +88,9 @@ def _rows(segment: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _type(kind: str) -> arrow.DataType:
+def _type(kind: str) -> Any:
+    import pyarrow as arrow
+
     return arrow.timestamp("us", tz="UTC") if kind.startswith("timestamp") else arrow.type_for_alias(kind)
 
 
