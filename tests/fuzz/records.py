@@ -5,6 +5,7 @@ An input is the name of a record, a line end and its text; or `archive` and the 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import re
@@ -46,7 +47,7 @@ def opened() -> Check:
     kinds: dict[bytes, Callable[[bytes], object]] = {
         name.encode(): getattr(records, name).from_json
         for name in records.__all__
-        if isinstance(getattr(records, name), type) and issubclass(getattr(records, name), records.Record)
+        if isinstance(getattr(records, name), type) and dataclasses.is_dataclass(getattr(records, name))
     }
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
