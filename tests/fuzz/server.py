@@ -93,9 +93,10 @@ class Server:
         except BaseException:
             wire.close()
             await asyncio.sleep(0.001)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Violation):
                 self._clean()
             lean.connections.clear()
+            lean.held_bytes = self.application.metrics.in_progress = 0
             raise
         wire.close()
         await asyncio.sleep(0)

@@ -144,6 +144,20 @@ class Probe:
     async def array_in(self, x: list[np.ndarray]) -> int:
         return len(x)
 
+    @bentoml.api(batchable=True)
+    async def batched(self, x: Annotated[np.ndarray, DType("float32")]) -> np.ndarray:
+        return x
+
+    @bentoml.api
+    async def arrays(
+        self, x: Annotated[np.ndarray, DType("float64")], y: Annotated[np.ndarray, DType("float32")]
+    ) -> dict[str, np.ndarray]:
+        return {"x": x, "y": y}
+
+    @bentoml.api
+    async def rows(self, people: list[Person]) -> int:
+        return len(people)
+
     @bentoml.api
     async def frame(self, x: pd.DataFrame) -> list[int]:
         return list(x.shape)

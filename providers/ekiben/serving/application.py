@@ -277,13 +277,17 @@ class Application:
         self._file(exchange, _home("bentoml") / "_internal" / "server" / "static_content", name)
 
     def _file(self, exchange: Exchange, folder: Path, name: str) -> None:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        try:
+            path = (folder / name).resolve()
+            content = path.read_bytes() if path.is_relative_to(folder.resolve()) else None
+        except (OSError, ValueError):  # no file, or no name that a file could have
+            content = None
+        if content is None:
             exchange.answer(404, TEXT, b"Not Found")
             return
         media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
         charset = "; charset=utf-8" if media_type.startswith("text/") else ""
-        exchange.answer(200, f"{media_type}{charset}".encode(), path.read_bytes())
+        exchange.answer(200, f"{media_type}{charset}".encode(), content)
 
 
 def join(*parts: str) -> str:

@@ -44,6 +44,8 @@ PATHS = {
 }  # fmt: skip
 # What json.loads can give and a library cannot make an array or a frame of; with a plain ValueError pydantic answers 400.
 UNFIT = (TypeError, OverflowError, AttributeError, KeyError, IndexError, RecursionError)
+# Of a file's own name at the end of its path; file systems take 255 bytes for both.
+MAX_NAME_BYTES = 200
 CONTAINERS = (typing.Union, list, dict, *(
     getattr(typing, name) for name in (
         "List", "Dict", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Generator", "Iterable", "Iterator"
@@ -210,7 +212,9 @@ class FileSchema:
             raise PydanticCustomError("path_type", "Invalid file type")
         if media_type and self.content_type and not fnmatch.fnmatch(media_type, self.content_type):
             raise ValueError(f"Invalid content type {media_type}, expected {self.content_type}")
-        suffix = os.path.basename(filename) if filename else None
+        suffix = os.path.basename(filename) if filename else ""
+        if len(name := os.fsencode(suffix)) > MAX_NAME_BYTES:
+            suffix = name[-MAX_NAME_BYTES:].decode("utf-8", "ignore")
         with tempfile.NamedTemporaryFile(suffix=suffix, dir=request_temp_dir(), delete=False) as file:
             file.write(body)
         return pathlib.Path(file.name)
