@@ -23,7 +23,8 @@ KINDS = [
 ]  # fmt: skip
 EXPECTED = {200, 400, 404, 405, 406, 413, 415}
 WORDS = [
-    *KINDS, b"dtype=float64", b"shape=", b'"-1,2"', b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", b"'|O'",
+    *KINDS, b"dtype=float64", b"shape=", b'"-1,2"',
+    b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", b"'|O'",
     b"ARROW1\x00\x00", b"\xff\xff\xff\xff\x00\x00\x00\x00", b"\x00\x00\x80?", b" | application/x-npy, */*;q=0.5",
     b'{"x": ', b'{"person": {"age": 3}}', b'"age"', b'"name"', b'"born"', b'"friends": [',
     b'{"kind": "cat", "lives": 9}',

@@ -22,6 +22,8 @@ OURS = {
     b"application/x-npy", b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file",
     b"application/x-ekiben-tensor",
 }  # fmt: skip
+# What it takes, and could be stopped by.
+REFUSED = (b"is not read. Send UTF-8", b"its texts would take up", b"cells, and values for")
 
 
 def opened() -> Check:
@@ -42,8 +44,8 @@ def opened() -> Check:
 
     def check(data: bytes) -> Hashable:
         given = dataclasses.replace(sent(data, known), accept=b"")
-        [(status, _)] = server.ask([given.http()], [b"POST"]).replies
-        if given.kind.partition(b";")[0].strip().lower() in OURS:
+        [(status, told)] = server.ask([given.http()], [b"POST"]).replies
+        if given.kind.partition(b";")[0].strip().lower() in OURS or any(words in told for words in REFUSED):
             return given.route, status, None
         reference = theirs(given)
         if reference < 500 and status != reference:

@@ -16,7 +16,7 @@ from .standin.exceptions import BentoMLException
 if TYPE_CHECKING:
     from .endpoint import Arguments, Endpoint
 
-__all__ = ["READ", "Form", "form", "parameters", "wanted"]
+__all__ = ["READ", "Form", "encoded", "form", "parameters", "wanted"]
 
 ARROW, ARROW_FILE = b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file"
 NPY, TENSOR = b"application/x-npy", b"application/x-ekiben-tensor"
@@ -41,8 +41,8 @@ class Form:
         """Raises BentoMLException with the status to answer, or pydantic's ValidationError."""
         if self.kind not in READ:
             return self.endpoint.read(exchange.body)
-        if encoding := exchange.header(b"content-encoding"):
-            raise refused(415, f"The content is encoded ({encoding.decode('latin-1')}). Send it as it is.")
+        if exchange.header(b"content-encoding"):
+            raise encoded(exchange)
         from . import inputs
 
         if self.kind in (ARROW, ARROW_FILE):
@@ -113,6 +113,12 @@ def parameters(media_type: bytes) -> dict[str, str]:
     """Those of a media type, by their names in lower case."""
     found = PARAMETER.findall(media_type)
     return {name.decode().lower(): value.strip().strip(b'"').decode("latin-1") for name, value in found}
+
+
+def encoded(exchange: Exchange) -> BentoMLException:
+    """A body that is compressed is not read: what it would grow into is not known before it has."""
+    encoding = exchange.header(b"content-encoding").decode("latin-1")
+    return refused(415, f"The content is encoded ({encoding}). Send it as it is.")
 
 
 def refused(status: int, why: str) -> BentoMLException:

@@ -340,6 +340,8 @@ class Endpoint:
     def _fail(
         self, exchange: Exchange, error: BaseException, context: contextvars.Context | None, *, asked: bool = False
     ) -> None:
+        if asked and exchange.header(b"content-encoding").lower() not in (b"", b"identity"):
+            error = contents.encoded(exchange)
         failures.answer_failure(exchange, error, asked=asked)
         self._close(context)
 

@@ -12,6 +12,8 @@ from .watching import tell
 
 __all__ = ["answer_error", "answer_failure", "answer_json"]
 
+# More of them would be an answer many times as long as the request.
+MAX_DETAILS = 1000
 UNEXPECTED = "An unexpected error has occurred, please check the server log."
 log = logging.getLogger("bentoml.serve")
 
@@ -34,7 +36,7 @@ def answer_failure(exchange: Exchange, error: BaseException, *, asked: bool = Fa
         if not asked:
             _log(exchange, error)
         count, title = error.error_count(), error.title
-        detail = error.errors(include_context=False, include_input=False)
+        detail = error.errors(include_context=False, include_input=False) if count <= MAX_DETAILS else []
         answer_json(exchange, 400, {"error": f"{count} validation error for {title}", "detail": detail})
         return
     status = _status(error)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import io
 import ipaddress
 import json
 import posixpath
 import socket
+import threading
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, get_args
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -18,7 +21,10 @@ from .standin.exceptions import BadInput
 
 __all__ = ["fetched", "values"]
 
-MAX_FIELDS = 1000
+MAX_FIELDS, MAX_FIELD_BYTES = 1000, 1024 * 1024
+SHORT_BYTES = 64 * 1024
+# Made for names of hosts, and their time grows with the square of the length; the last is no codec.
+SLOW_CODECS = ("idna", "punycode", "undefined")
 FETCH_TIMEOUT_S = 30.0
 MAX_FETCHED_BYTES = 128 * 1024 * 1024
 
@@ -49,18 +55,29 @@ async def values(request: Any, spec: Any) -> dict[str, Any]:
 async def _parsed(request: Any) -> Any:
     """As Starlette has it, but what is malformed is always told as that, and fields are limited in every version."""
     from starlette.datastructures import FormData
-    from starlette.formparsers import MultiPartException
+    from starlette.formparsers import MultiPartException, parse_options_header
 
-    if not request.headers["content-type"].lower().startswith("multipart/"):
-        text = (await request.body()).decode("latin-1")
-        try:
-            return FormData(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
-        except ValueError as error:
-            raise BadInput(f"Too many fields. Maximum number of fields is {MAX_FIELDS}.") from error
+    kind, options = parse_options_header(request.headers["content-type"])
+    if kind == b"application/x-www-form-urlencoded":
+        body = await request.body()
+        # Decoding takes a second for a few MB.
+        return FormData(_fields(body) if len(body) <= SHORT_BYTES else await asyncio.to_thread(_fields, body))
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    with contextlib.suppress(LookupError, ValueError):  # Starlette has latin-1 for what it does not know
+        if codecs.lookup(charset).name in SLOW_CODECS:
+            raise BadInput(f"The charset {charset} is not read. Send UTF-8.")
     try:
         return await request.form()
     except MultiPartException as error:
         raise BadInput(error.message) from error
+
+
+def _fields(body: bytes) -> list[tuple[str, str]]:
+    if body.count(b"&") >= MAX_FIELDS:
+        raise BadInput(f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
+    if any(len(each) > MAX_FIELD_BYTES for each in body.split(b"&")):
+        raise BadInput(f"Field exceeded maximum size of {MAX_FIELD_BYTES // 1024}KB.")
+    return parse_qsl(body.decode("latin-1"), keep_blank_values=True)
 
 
 async def fetched(url: bytes) -> bytes:
@@ -102,11 +119,15 @@ def _fetch(url: str) -> bytes:
         connection._create_connection = lambda _, timeout, source: socket.create_connection(  # type: ignore[attr-defined]
             (address, port), timeout, source
         )
+        # A time-out is of each read; who sends a byte now and then would have a thread for as long as he likes.
+        over = threading.Timer(FETCH_TIMEOUT_S, _hang_up, (connection,))
+        over.start()
         try:
             connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
             response = connection.getresponse()
             body = response.read(MAX_FETCHED_BYTES + 1)
         finally:
+            over.cancel()
             connection.close()
     except (OSError, HTTPException, ValueError) as error:
         raise BadInput(f"Failed to download file from {parts.hostname}") from error
@@ -115,6 +136,12 @@ def _fetch(url: str) -> bytes:
     if len(body) > MAX_FETCHED_BYTES:
         raise BadInput(f"The file at {parts.hostname} is larger than {MAX_FETCHED_BYTES} bytes")
     return body
+
+
+def _hang_up(connection: HTTPConnection) -> None:
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _public(host: str, port: int) -> str:

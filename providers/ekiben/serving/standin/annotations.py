@@ -23,6 +23,7 @@ import typing_extensions
 from pydantic_core import PydanticCustomError, core_schema
 
 from .refusal import NeedsBentoML
+from .sizes import check_frame, check_texts
 
 __all__ = [
     "ContentType",
@@ -46,6 +47,10 @@ PATHS = {
 UNFIT = (TypeError, OverflowError, AttributeError, KeyError, IndexError, RecursionError)
 # Of a file's own name at the end of its path; file systems take 255 bytes for both.
 MAX_NAME_BYTES = 200
+# Of these no text has room in an array.
+NUMBERS = frozenset((
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+))  # fmt: skip
 CONTAINERS = (typing.Union, list, dict, *(
     getattr(typing, name) for name in (
         "List", "Dict", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Generator", "Iterable", "Iterator"
@@ -108,6 +113,8 @@ class TensorSchema(_Converted):
 
         if isinstance(obj, numpy.ndarray):
             return obj
+        if self.dtype not in NUMBERS:
+            check_texts(obj)
         try:
             array = numpy.array(obj, dtype=None if self.dtype is None else getattr(numpy, self.dtype))
         except UNFIT as error:
@@ -150,6 +157,7 @@ class DataframeSchema(_Converted):
 
         if isinstance(obj, pandas.DataFrame):
             return obj
+        check_frame(obj)
         try:
             return pandas.DataFrame(obj, columns=self.columns)
         except UNFIT as error:
