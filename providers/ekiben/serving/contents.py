@@ -1,4 +1,4 @@
-"""Requests and answers that are no JSON: Arrow, NumPy's own files and raw tensors, by Content-Type and Accept.
+"""Requests and answers that are no JSON: Arrow, NumPy's own files, raw tensors, CSV; by Content-Type and Accept.
 
 BentoML has none of them: a method that takes or gives files, texts or streams keeps what BentoML gives it.
 """
@@ -20,7 +20,9 @@ __all__ = ["READ", "Form", "encoded", "form", "parameters", "wanted"]
 
 ARROW, ARROW_FILE = b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file"
 NPY, TENSOR = b"application/x-npy", b"application/x-ekiben-tensor"
-READ = frozenset((ARROW, ARROW_FILE, NPY, TENSOR))
+CSV = b"text/csv"
+WRITTEN = frozenset((ARROW, ARROW_FILE, NPY, TENSOR))
+READ = WRITTEN | {CSV}
 AS_JSON = frozenset((b"", JSON, b"*/*", b"application/*"))
 PARAMETER = re.compile(rb';\s*([\w-]+)\s*=\s*("[^"]*"|[^;"]*)')
 MAX_ACCEPT_BYTES = 1024
@@ -49,6 +51,10 @@ class Form:
             from . import arrow
 
             return inputs.arguments(self.endpoint, arrow.read(exchange.body, file=self.kind == ARROW_FILE))
+        if self.kind == CSV:
+            from . import csvs
+
+            return csvs.arguments(self.endpoint, exchange.body, parameters(exchange.content_type))
         return inputs.arguments_of_array(self.endpoint, self._array(exchange))
 
     def _array(self, exchange: Exchange) -> Any:
@@ -103,7 +109,7 @@ def wanted(accept: bytes) -> tuple[bytes, ...]:
             weight = float(parameters(each).get("q", "1"))
         except ValueError:
             weight = 0.0
-        if kind and 0 < weight <= 1 and (kind in READ or kind in AS_JSON):
+        if kind and 0 < weight <= 1 and (kind in WRITTEN or kind in AS_JSON):
             ranked.append((-weight, number, JSON if kind in AS_JSON else kind))
     found = tuple(kind for _, _, kind in sorted(ranked))
     return () if not found or found[0] == JSON else found
