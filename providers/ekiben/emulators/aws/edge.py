@@ -14,10 +14,11 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, events, policies
+from ekiben.emulators.aws import buckets, events, policies, sagemaker
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.function_urls import PREFIX, Urls
 from ekiben.emulators.aws.functions import Functions
+from ekiben.emulators.aws.training import Jobs
 
 __all__ = ["Edge"]
 
@@ -34,9 +35,17 @@ class Edge:
         self._functions = Functions(state_dir / "functions", url)
         self._urls = Urls(self._functions, url, self.moto)
         events.connect(self._functions)
-        self._actions: dict[tuple[str, str], Addition] = {}
+        self._jobs = Jobs(state_dir / "training", url, self.moto)
+        self._actions: dict[tuple[str, str], Addition] = {
+            ("sagemaker", "CreateTrainingJob"): self._jobs.create,
+            ("sagemaker", "StopTrainingJob"): self._jobs.stop,
+            ("sagemaker", "UpdateEndpoint"): sagemaker.update_endpoint,
+            ("sagemaker", "DeleteModelPackage"): sagemaker.delete_model_package,
+            ("sagemaker", "DeleteModelPackageGroup"): sagemaker.delete_model_package_group,
+        }
         self._routes: list[tuple[str, str, re.Pattern[str], Addition]] = [
             ("s3", "GET", re.compile(r"/[^/]+/?"), partial(buckets.show_notifications, self.moto)),
+            ("sagemaker", "POST", re.compile(r"/endpoints/[^/]+/invocations"), sagemaker.invoke_endpoint),
             ("lambda", "POST", re.compile(r"/2015-03-31/functions/[^/]+/invocations"), self._functions.invoke),
             ("lambda", "POST", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.create),
             ("lambda", "PUT", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.update),
@@ -65,6 +74,7 @@ class Edge:
 
     def close(self) -> None:
         """End what runs for the emulator."""
+        self._jobs.close()
         self._functions.close()
 
     def _answer(self, call: Call) -> Answer | None:
