@@ -13,15 +13,31 @@ from numpy.lib import format as npy_format
 from .standin.annotations import TensorSchema
 from .standin.exceptions import BadInput
 
-__all__ = ["cast", "fit", "is_plain", "little", "npy", "of_bytes", "of_npy", "of_tensor", "plain", "tensor"]
+__all__ = [
+    "DTYPES",
+    "NAMES",
+    "cast",
+    "fit",
+    "is_plain",
+    "little",
+    "npy",
+    "of_bytes",
+    "of_npy",
+    "of_tensor",
+    "plain",
+    "tensor",
+]
 
 # What has one meaning as bytes, on every machine.
 PLAIN = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 )  # fmt: skip
+DTYPES = {name: numpy.dtype(name) for name in PLAIN}
+# Of each in both orders of bytes: `dtype.name` is made anew whenever it is asked for, and slowly.
+NAMES = {each.newbyteorder(order): name for name, each in DTYPES.items() for order in "<>"}
 RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}
 NPY_MAGIC, MAX_NPY_HEADER_BYTES = b"\x93NUMPY", 4096
-NPY_DTYPES = {numpy.dtype(name).newbyteorder("<").str: name for name in PLAIN}
+NPY_DTYPES = {each.newbyteorder("<").str: each for each in DTYPES.values()}
 
 
 def fit(array: Any, schema: TensorSchema, name: str) -> Any:
@@ -51,25 +67,32 @@ def cast(array: Any, dtype: Any, name: str) -> Any:
         low, high = int(array.min()), int(array.max())
         if low < bounds.min or high > bounds.max:
             raise BadInput(f"{name} must be {dtype}, and {low if low < bounds.min else high} is too large for it.")
+    # Of whole numbers only FP16 can be too short.
+    if wants == 2 and dtype.itemsize < (4 if has < 2 else array.dtype.itemsize):
+        return _narrowed(array, dtype, name)
+    return array.astype(dtype)
+
+
+def _narrowed(array: Any, dtype: Any, name: str) -> Any:
     with numpy.errstate(over="ignore"):
         made = array.astype(dtype)
-    if wants == 2 and bool((numpy.isinf(made) & numpy.isfinite(array)).any()):
+    infinite = numpy.isinf(made)
+    if infinite.any() and numpy.isfinite(array[infinite]).any():
         raise BadInput(f"{name} must be {dtype}, and holds what is too large for it.")
     return made
 
 
 def plain(name: str) -> Any:
     """The type of that name. Raises BadInput."""
-    if name not in PLAIN:
+    if name not in DTYPES:
         raise BadInput(f"The dtype {name[:40]!r} is none of {', '.join(PLAIN)}. The bytes are little-endian.")
-    return numpy.dtype(name)
+    return DTYPES[name]
 
 
 def of_bytes(data: Any, dtype: Any, shape: tuple[int, ...], name: str) -> Any:
     """An array of its own that is made of little-endian bytes. One dimension may be -1. Raises BadInput."""
-    dtype = numpy.dtype(dtype)
     size, free = len(data), shape.count(-1)
-    known = math.prod(each for each in shape if each != -1) * dtype.itemsize
+    known = math.prod([each for each in shape if each != -1]) * dtype.itemsize
     if free > 1 or any(each < -1 for each in shape):
         raise BadInput(f"The shape {_told(shape)} of {name} leaves more than one dimension open.")
     if (free and (not known or size % known)) or (not free and size != known):
@@ -113,7 +136,7 @@ def of_npy(data: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    return isinstance(value, numpy.ndarray) and value.dtype.name in PLAIN
+    return isinstance(value, numpy.ndarray) and value.dtype in NAMES
 
 
 def little(array: Any) -> Any:
@@ -132,7 +155,7 @@ def npy(array: Any) -> tuple[bytes, bytes]:
 def tensor(array: Any) -> tuple[bytes, bytes]:
     """Media type and body."""
     shape = ",".join(map(str, array.shape))
-    return f'application/x-ekiben-tensor; dtype={array.dtype.name}; shape="{shape}"'.encode(), little(array).tobytes()
+    return f'application/x-ekiben-tensor; dtype={NAMES[array.dtype]}; shape="{shape}"'.encode(), little(array).tobytes()
 
 
 def _shape(text: str | None, schema: TensorSchema) -> tuple[int, ...]:

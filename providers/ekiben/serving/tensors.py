@@ -25,6 +25,7 @@ DATATYPES = {
     "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+OF_DTYPES = {dtype: NAMES[name] for dtype, name in arrays.NAMES.items()}
 BYTES = "BYTES"
 LENGTH_BYTES = 4
 MAX_TENSORS, MAX_DIMENSIONS = 16_384, 32
@@ -199,7 +200,7 @@ def _input(given: Any, rest: memoryview) -> tuple[str, Tensor, memoryview]:
         raise BadInput(f"The binary_data_size of {name} is {str(size)[:40]}, and {len(rest)} bytes are left.")
     if datatype == BYTES:
         return name, Tensor(BYTES, _shaped(split(rest[:size], name), tuple(shape), name)), rest[size:]
-    dtype = numpy.dtype(DATATYPES[datatype])
+    dtype = arrays.DTYPES[DATATYPES[datatype]]
     return name, Tensor(datatype, arrays.of_bytes(rest[:size], dtype, tuple(shape), name)), rest[size:]
 
 
@@ -208,7 +209,7 @@ def _of_json(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> Ten
     if not isinstance(data, list):
         raise BadInput(f"{name} has no list of `data`.")
     nested = [len(data)]
-    while data and all(type(each) is list for each in data):
+    while data and type(data[0]) is list and all([type(each) is list for each in data]):
         lengths = set(map(len, data))
         if len(lengths) > 1 or len(nested) >= MAX_DIMENSIONS:
             raise BadInput(f"The data of {name} are lists of several lengths.")
@@ -221,7 +222,7 @@ def _of_json(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> Ten
         if kinds - {str}:
             raise BadInput(f"The data of {name} must be text, to be BYTES.")
         return Tensor(BYTES, _shaped([each.encode() for each in data], shape, name))
-    dtype = numpy.dtype(DATATYPES[datatype])
+    dtype = arrays.DTYPES[DATATYPES[datatype]]
     if kinds - ({bool} if dtype.kind == "b" else {int} if dtype.kind in "iu" else {int, float, type(None)}):
         raise BadInput(f"The data of {name} hold what is no {datatype}.")
     try:
@@ -282,11 +283,11 @@ def _tensor(name: str, value: Any) -> Tensor:
         if kinds and (kinds == {bool} or kinds == {int} or not kinds - {int, float, type(None)}):
             kind = numpy.float64 if kinds & {float, type(None)} else None
             found = numpy.array(value, kind)
-            if found.dtype.name in NAMES:
-                return Tensor(NAMES[found.dtype.name], found)
+            if found.dtype in OF_DTYPES:
+                return Tensor(OF_DTYPES[found.dtype], found)
         return Tensor(BYTES, _shaped([_bytes(each) for each in value], (len(value),), name))
-    if value.dtype.name in NAMES:
-        return Tensor(NAMES[value.dtype.name], value)
+    if value.dtype in OF_DTYPES:
+        return Tensor(OF_DTYPES[value.dtype], value)
     if value.dtype.kind in "mM":
         value = value.astype(str)
     if value.dtype.kind not in "OUS":
