@@ -34,7 +34,7 @@ PLAIN = (
 )  # fmt: skip
 DTYPES = {name: numpy.dtype(name) for name in PLAIN}
 # Of each in both orders of bytes: `dtype.name` is made anew whenever it is asked for, and slowly.
-NAMES = {each.newbyteorder(order): name for name, each in DTYPES.items() for order in "<>"}
+NAMES = {each: name for name, dtype in DTYPES.items() for each in (dtype.newbyteorder("<"), dtype.newbyteorder(">"))}
 RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}
 NPY_MAGIC, MAX_NPY_HEADER_BYTES = b"\x93NUMPY", 4096
 NPY_DTYPES = {each.newbyteorder("<").str: each for each in DTYPES.values()}
