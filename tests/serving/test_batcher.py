@@ -64,6 +64,58 @@ def test_whoever_asks_for_whatever_gets_his_own_rows_and_fails_for_his_own_fault
     on_loop(test, asynchronous=asynchronous, max_batch_size=5)
 
 
+ACTIONS = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 5), st.lists(st.one_of(st.integers(0, 9), st.just("bad")), max_size=4)),
+    st.tuples(st.sampled_from(["hang up", "late"]), st.integers(0, 5), st.none()),
+    st.tuples(st.sampled_from(["turn", "hold", "let go", "wait"]), st.just(0), st.none()),
+)
+
+
+@given(st.lists(ACTIONS, max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_nobody_is_lost_or_answered_twice_whoever_leaves_whenever(actions: list[tuple[str, int, Any]]) -> None:
+    async def test(rig: Rig) -> None:
+        rig.gate = asyncio.Event()
+        rig.gate.set()
+        rig.learn(fixed_s=0.01, row_s=0.001)
+        clients, asked = [rig.client() for _ in range(6)], {}
+        for action, number, rows in actions:
+            client = clients[number]
+            if action == "ask" and client.connection.current is None:
+                client.ask(rows)
+                asked[client] = rows
+            elif action == "hang up":
+                client.connection.connection_lost(None)
+                asked.pop(client, None)
+                clients[number] = rig.client()
+            elif (
+                action == "late" and (exchange := client.connection.current) is not None and exchange.timer is not None
+            ):
+                exchange.timer._run()
+                assert client.status == 504
+                asked.pop(client, None)
+            elif action == "hold":
+                rig.gate.clear()
+            elif action == "let go":
+                rig.gate.set()
+            elif action == "wait":
+                rig.clock.now_s += 0.02
+            elif action == "turn":
+                await turns()
+        rig.gate.set()
+        rig.clock.now_s += 1.0
+        await came_true(lambda: rig.server.metrics.in_progress == 0)
+        await turns()
+        for client, rows in asked.items():
+            assert client.wire.sent.count(b"HTTP/1.1") == 1
+            assert client.status == (500 if "bad" in rows else 200)
+            assert "bad" in rows or client.answer == [2 * each for each in rows]
+        assert rig.batcher._jobs == rig.batcher._rows == rig.batcher._running == 0
+        assert not rig.batcher._waiting
+
+    on_loop(test, max_batch_size=5)
+
+
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_call_belongs_to_the_trace_of_its_request_and_a_joined_one_to_none(asynchronous: bool) -> None:
     async def test(rig: Rig) -> None:

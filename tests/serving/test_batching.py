@@ -155,9 +155,15 @@ def test_forms_and_arrays_are_joined_as_well(worker: Served) -> None:
         assert answer.headers["content-type"] == kind
         return np.load(io.BytesIO(answer.body)).tolist()
 
+    def tensor(number: int) -> Any:
+        given = {"name": "x", "shape": [2, 1], "datatype": "INT64", "data": [number, number]}
+        return worker.post("/v2/models/probe.array/infer", {"inputs": [given]}).json["outputs"][0]["data"]
+
     with ThreadPoolExecutor(16) as pool:
+        tensors = pool.map(tensor, range(40))
         assert list(pool.map(files, range(40))) == [[str(number)] for number in range(40)]
         assert list(pool.map(array, range(40))) == [[[2 * number]] * 2 for number in range(40)]
+        assert list(tensors) == [[2 * number] * 2 for number in range(40)]
 
 
 def test_one_bad_request_fails_alone(worker: Served, tmp_path: Path) -> None:

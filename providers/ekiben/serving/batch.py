@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -78,7 +79,7 @@ class Callee:
         method = endpoint.method
         self.name, self.func, self.max_rows = method.name, method.func, method.max_batch_size
         self.dim, self.answer_dim = method.batch_dim
-        self.asynchronous = asyncio.iscoroutinefunction(method.func)
+        self.asynchronous = inspect.iscoroutinefunction(method.func)
         self.contextual = bool(method.ctx_param)
         self._extra = {method.ctx_param: self._application.service.context} if method.ctx_param else {}
         self.apart = False

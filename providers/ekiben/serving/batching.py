@@ -106,7 +106,7 @@ class Batcher:
         """Answer it now, and leave it out of what is still to be called."""
         if job.dropped:
             return
-        job.dropped = True
+        job.dropped, job.exchange.on_gone = True, None
         if job.batch is None:
             self._take(job)
             self.endpoint._close(job.context)
@@ -227,6 +227,7 @@ class Batcher:
                 self._answer(job, error)
             job.error = None  # its traceback leads back here
         self.pace.answered([job.exchange.connection for job in batch.jobs], self._clock())
+        batch.jobs.clear()  # they lead back, too
         if self._jobs:
             self._schedule()
 
