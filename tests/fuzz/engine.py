@@ -21,7 +21,7 @@ from .mutation import MAX_BYTES, mutated
 
 __all__ = ["CORPUS", "TARGETS", "Report", "campaign", "guided", "has_atheris", "replay"]
 
-TARGETS = ("connection", "bodies", "verdicts", "front", "upstream", "records")
+TARGETS = ("connection", "bodies", "verdicts", "front", "upstream", "records", "inference", "events")
 # Whose corpus it is, where it has none of its own.
 OF = {"verdicts": "bodies"}
 CORPUS = Path(__file__).with_name("corpus")
@@ -121,7 +121,7 @@ def guided(target: str, cpu_s: float, seed: int, told: Callable[[Report], None])
     for number, data in enumerate(this.seeds):
         (folder / str(number)).write_bytes(data)
     words = folder.with_suffix(".dict")
-    words.write_text("".join(f'"{_escaped(word)}"\n' for word in module.WORDS))
+    words.write_text("".join(f'"{_escaped(word)}"\n' for word in module.WORDS if word))
 
     def one(data: bytes) -> None:
         this.run(data)

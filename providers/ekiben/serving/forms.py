@@ -54,10 +54,10 @@ async def values(request: Any, spec: Any) -> dict[str, Any]:
 
 async def _parsed(request: Any) -> Any:
     """As Starlette has it, but what is malformed is always told as that, and fields are limited in every version."""
+    from starlette import formparsers
     from starlette.datastructures import FormData
-    from starlette.formparsers import MultiPartException, parse_options_header
 
-    kind, options = parse_options_header(request.headers["content-type"])
+    kind, options = formparsers.parse_options_header(request.headers["content-type"])  # type: ignore[attr-defined]
     if kind == b"application/x-www-form-urlencoded":
         body = await request.body()
         # Decoding takes a second for a few MB.
@@ -68,11 +68,11 @@ async def _parsed(request: Any) -> Any:
             raise BadInput(f"The charset {charset} is not read. Send UTF-8.")
     try:
         return await request.form()
-    except MultiPartException as error:
+    except formparsers.MultiPartException as error:
         raise BadInput(error.message) from error
 
 
-def _fields(body: bytes) -> list[tuple[str, str]]:
+def _fields(body: bytes) -> list[tuple[str, Any]]:
     if body.count(b"&") >= MAX_FIELDS:
         raise BadInput(f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
     if any(len(each) > MAX_FIELD_BYTES for each in body.split(b"&")):

@@ -52,7 +52,14 @@ class Request(NamedTuple):
 
 
 def request_of(event: Any) -> Request:
-    """The request in an event. Raises Failed for one of another payload format."""
+    """The request in an event. Raises Failed for one of another payload format, and for what only looks like one of ours."""
+    try:
+        return _request_of(event)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Failed("Ekiben.Request", f"The event describes no HTTP request: {error}.") from error
+
+
+def _request_of(event: Any) -> Request:
     http = _http(event)
     if http is None:
         if isinstance(event, dict) and "httpMethod" in event:
