@@ -17,7 +17,7 @@ __all__ = ["KINDS", "WORDS", "Sent", "opened", "routes", "sent"]
 KINDS = [
     b"application/json", b"", b"text/plain", b"application/octet-stream", b"application/x-www-form-urlencoded",
     b"multipart/form-data; boundary=x", b"multipart/form-data", b"multipart/form-data; boundary=x; charset=idna",
-    b"application/json; charset=utf-16", b"image/png", b"application/vnd.bentoml+pickle", b"application/x-npy",
+    b"application/json; charset=utf-16", b"image/png", b"application/vnd.bentoml+pickle", b"application/x-npy", b"text/csv",
     b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file", b"application/x-ekiben-tensor",
     b'application/x-ekiben-tensor; dtype=float32; shape="2,2"',
 ]  # fmt: skip

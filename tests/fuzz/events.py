@@ -14,10 +14,13 @@ __all__ = ["WORDS", "opened"]
 
 ANSWER = [("Content-Type", "application/json"), ("Set-Cookie", "a=b"), ("X-A", "1"), ("X-A", "2")]
 WORDS = [
-    b"event\n", b"trace\n", b'"requestContext": {"http": {"method": "POST"}, "stage": "prod"}', b'"rawPath": "/prod/x"', b"null", b"[]", b"{}",
-    b'"rawQueryString": "a=%ff&b"', b'"headers": {"content-type": "application/json", "Host": "x"}', b'"cookies": ["a=b"]', b"1e999",
+    b"event\n", b"trace\n", b'"requestContext": {"http": {"method": "POST"}, "stage": "prod"}', b'"rawPath": "/prod/x"',
+    b"null", b"[]", b"{}",
+    b'"rawQueryString": "a=%ff&b"', b'"headers": {"content-type": "application/json", "Host": "x"}', b'"cookies": ["a=b"]',
+    b"1e999",
     b'"isBase64Encoded": true', b'"body": "e30="', b'"body": "\\ud800"', b'"httpMethod": "GET"', b"true", b"3", b'"\\r\\nX: y"',
-    b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n", b"tracestate: a=b,c@d=e\n", b"00-", b"-01", b"ff-", b",",
+    b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n", b"tracestate: a=b,c@d=e\n", b"00-", b"-01",
+    b"ff-", b",",
 ]  # fmt: skip
 
 

@@ -16,10 +16,13 @@ __all__ = ["WORDS", "opened"]
 EXPECTED = {200, 400, 406, 415}
 WORDS = [
     b'{"inputs": [', b'{"name": "x", "datatype": "FP64", "shape": [2, 2], "data": [1, 2, 3, 4]}', b'"datatype": "BYTES"',
-    b'"FP32"', b'"INT64"', b'"UINT8"', b'"BOOL"', b'"FP16"', b'"shape": [', b'"shape": []', b'"data": [', b'"a"', b"null", b"true",
+    b'"FP32"', b'"INT64"', b'"UINT8"', b'"BOOL"', b'"FP16"', b'"shape": [', b'"shape": []', b'"data": [', b'"a"', b"null",
+    b"true",
     b'"parameters": {"binary_data_size": 32}', b'"parameters": {"binary_data_output": true}', b'"binary_data": true',
-    b'"outputs": [{"name": "output"}]', b'"id": "1"', b"\x01\x00\x00\x00a", b"\x00\x00\x80?", b"\xff\xff\xff\x7f", b"[[", b"]]", b"{}",
-    b"1e999", b"NaN", b"9223372036854775808", b"-1", b"1.5", b'"name": "y"', b"array_any", b"frame", b"rows", b"array_text", b"file",
+    b'"outputs": [{"name": "output"}]', b'"id": "1"', b"\x01\x00\x00\x00a", b"\x00\x00\x80?", b"\xff\xff\xff\x7f", b"[[",
+    b"]]", b"{}",
+    b"1e999", b"NaN", b"9223372036854775808", b"-1", b"1.5", b'"name": "y"', b"array_any", b"frame", b"rows",
+    b"array_text", b"file",
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ __all__ = ["KINDS", "WORDS", "opened"]
 # What BentoML does not read as we do.
 OURS = {
     b"application/x-npy", b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file",
-    b"application/x-ekiben-tensor",
+    b"application/x-ekiben-tensor", b"text/csv",
 }  # fmt: skip
 # What it takes, and could be stopped by.
 REFUSED = (b"is not read. Send UTF-8", b"its texts would take up", b"cells, and values for")
