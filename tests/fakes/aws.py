@@ -5,14 +5,28 @@ It fails what the test names, refuses a second job of a name, keeps jobs in the 
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import random
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 App = Callable[[dict[str, Any], Any], Any]
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 429: "Too Many Requests", 500: "Internal Server Error"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a function returned; `error` says how it failed."""
+
+    payload: Any = None
+    error: str = ""
+    log: str = "REPORT Duration: 1.00 ms"
 
 
 class Edge:
@@ -26,6 +40,10 @@ class Edge:
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self._fail: list[tuple[str, int, dict[str, Any]]] = []
         self._jobs: dict[str, dict[str, Any]] = {}
+        # Lambda's lists come in pages of this many, where moto gives all at once.
+        self.page = 0
+        # What runs when a function is called: given its name, the version that is to run, and the event.
+        self.runs: Callable[[str, str, dict[str, Any]], Ran] | None = None
 
     def fail(
         self, target: str, code: str, message: str = "as the test asked", *, status: int = 400, times: int = 1
@@ -65,7 +83,34 @@ class Edge:
             return self._stop(start, name)
         if target == "SageMaker.DescribeTrainingJob" and name in self._jobs:
             return self._describe(environ, start, name)
+        if self.runs and (called := re.fullmatch(r"POST /2015-03-31/functions/([^/]+)/invocations", target)):
+            return self._invoke(start, unquote(called[1]), parse_qs(environ["QUERY_STRING"]), environ, asked)
+        if self.page and re.fullmatch(r"GET /2015-03-31/functions/[^/]+/versions", target):
+            return self._paged(environ, start, "Versions")
         return list(self._app(environ, start))
+
+    def _paged(self, environ: dict[str, Any], start: Any, key: str) -> list[bytes]:
+        at = int(parse_qs(environ["QUERY_STRING"]).get("Marker", ["0"])[0])
+        found = _parsed(b"".join(self._app(environ, lambda *_: None)))[key]
+        more = {"NextMarker": str(at + self.page)} if at + self.page < len(found) else {}
+        return _reply(start, 200, {key: found[at : at + self.page], **more})
+
+    def _invoke(self, start: Any, name: str, query: Any, environ: dict[str, Any], event: dict[str, Any]) -> list[bytes]:
+        assert self.runs is not None
+        region = environ["HTTP_AUTHORIZATION"].split("/")[2]
+        version = _version(name, query.get("Qualifier", ["$LATEST"])[0], region)
+        if not version:
+            return _reply(start, 404, {"__type": "ResourceNotFoundException", "Message": f"Function not found: {name}"})
+        if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event":
+            self.runs(name, version, event)
+            return _reply(start, 202, {})
+        ran = self.runs(name, version, event)
+        log = base64.b64encode(ran.log.encode()).decode()
+        headers = {"X-Amz-Executed-Version": version, "X-Amz-Log-Result": log, "x-amzn-RequestId": "request-1"}
+        if ran.error:
+            headers["X-Amz-Function-Error"] = "Unhandled"
+        payload = {"errorType": "Error", "errorMessage": ran.error} if ran.error else ran.payload
+        return _reply(start, 200, payload, headers)
 
     def _stop(self, start: Any, name: str) -> list[bytes]:
         if self._jobs.get(name, {}).get("TrainingJobStatus") != "InProgress":
@@ -93,9 +138,30 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _reply(start: Any, status: int, said: dict[str, Any]) -> list[bytes]:
+def _version(name: str, qualifier: str, region: str) -> str:
+    """The version that a qualifier stands for; of an alias with weights one by chance. Empty where there is none."""
+    from moto.awslambda.models import lambda_backends
+
+    backend = lambda_backends["123456789012"][region]
+    try:
+        alias = backend.get_alias(qualifier, name)
+    except Exception:
+        try:
+            return str(backend.get_function(name, qualifier).version)
+        except Exception:
+            return ""
+    others = (alias.routing_config or {}).get("AdditionalVersionWeights") or {}
+    shares = {alias.function_version: 1.0 - sum(others.values()), **others}
+    return str(random.choices(list(shares), list(shares.values()))[0])
+
+
+def _reply(start: Any, status: int, said: Any, more: dict[str, str] | None = None) -> list[bytes]:
     body = json.dumps(said).encode()
-    headers = [("Content-Type", "application/x-amz-json-1.1"), ("Content-Length", str(len(body)))]
+    headers = [
+        ("Content-Type", "application/x-amz-json-1.1"),
+        ("Content-Length", str(len(body))),
+        *(more or {}).items(),
+    ]
     if status >= 400:
         headers.append(("x-amzn-errortype", str(said.get("__type", ""))))
     start(f"{status} {REASONS.get(status, 'Error')}", headers)

@@ -1,1 +1,41 @@
 """The provider `aws`: S3, SageMaker, Lambda, EventBridge, CloudWatch."""
+
+from __future__ import annotations
+
+from ekiben.features import Feature, Limits, Support
+
+__all__ = ["SUPPORT"]
+
+SUPPORT = Support(
+    provider="aws",
+    features={
+        Feature.VERSIONING: True,
+        Feature.KMS: True,
+        Feature.EXPIRY: True,
+        Feature.MIRROR: True,
+        Feature.MULTI_NODE: True,
+        Feature.TRAINING_GPU: True,
+        Feature.SPOT: True,
+        Feature.SCALE_TO_ZERO: True,
+        Feature.HOLD_FIRST_REQUEST: True,
+        # Between two revisions at a time.
+        Feature.TRAFFIC_SPLIT: True,
+        Feature.REVISION_TAG: True,
+        Feature.ENDPOINT_GPU: "its endpoints are Lambda functions, and Lambda has no GPUs",
+        Feature.OPEN_ENDPOINT: True,
+        Feature.ON_NEW_DATA: True,
+        Feature.ON_SCHEDULE: True,
+        Feature.ON_HTTP: True,
+        Feature.ON_EVENT: True,
+        Feature.DEAD_LETTERS: True,
+    },
+    # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; of training that of CreateTrainingJob.
+    limits=Limits(
+        endpoint_timeout_s=900,
+        endpoint_memory_mib=10_240,
+        request_bytes=6 * 2**20,
+        function_timeout_s=900,
+        function_memory_mib=10_240,
+        training_timeout_s=28 * 24 * 3600,
+    ),
+)

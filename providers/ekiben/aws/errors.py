@@ -72,6 +72,12 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     ),
     **dict.fromkeys(("CapacityError", "InsufficientInstanceCapacity"), (NoCapacity, "Try later, or another instance type")),
     **dict.fromkeys(("ENILimitReachedException", "SubnetIPAddressLimitReachedException"), (NoCapacity, _NETWORK)),
+    **dict.fromkeys(("KMSDisabledException", "KMSInvalidStateException", "KMSNotFoundException"), (ProviderError, _KEY)),
+    **dict.fromkeys(
+        ("InvalidSubnetIDException", "InvalidSecurityGroupIDException", "EFSMountConnectivityException",
+         "EFSMountFailureException", "S3FilesMountConnectivityException", "S3FilesMountFailureException"),
+        (ProviderError, _NETWORK),
+    ),
     **dict.fromkeys(
         ("Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestThrottled",
          "RequestThrottledException", "RequestLimitExceeded", "SlowDown", "EC2ThrottledException", "KmsThrottled", "OverLimit",

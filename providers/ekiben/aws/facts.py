@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ekiben.errors import SpecError
 from ekiben.records import Part, Platform, Record
 
-__all__ = ["RegistryFacts", "StorageFacts", "TrainingFacts", "facts_of", "tags"]
+__all__ = ["EndpointFacts", "FunctionFacts", "RegistryFacts", "StorageFacts", "TrainingFacts", "facts_of", "tags"]
 
 F = TypeVar("F", bound=Record)
 
@@ -69,6 +69,41 @@ class TrainingFacts(Record):
     security_group_ids: list[str] = field(default_factory=list)
     kms_key: str = ""
     network_isolation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndpointFacts(Record):
+    """An endpoint on Lambda: function is the name of an image function that runs `ekiben serve` behind Lambda's web adapter, alias
+    the name of the alias that its traffic goes to. Its environment and its aliases are changed at run time, not by the program.
+
+    model: what its spec says; template_*: its bento's template; storage_uri: where the bentos and its predictions are; url: of the
+    alias; log_group: where the function logs.
+    """
+
+    region: str
+    function: str
+    alias: str
+    model: str
+    storage_uri: str
+    template_uri: str
+    template_sha256: str
+    log_group: str
+    url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FunctionFacts(Record):
+    """function: the name of a zip function with the handler `ekiben.aws.handler.handle` and PYTHONPATH=/var/task/_ekiben.
+
+    retries: of its event invoke configuration, 2 at most. url: where it has one.
+    """
+
+    region: str
+    function: str
+    log_group: str
+    timeout_s: int
+    retries: int = 2
+    url: str = ""
 
 
 def facts_of(part: Part, kind: type[F]) -> F:

@@ -25,12 +25,13 @@ def lines(
     prefix: str = "",
     mark: bool = False,
     since_ms: int = 0,
+    pattern: str = "",
     until: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
-    """The lines of the streams that start with `prefix`; nothing where the group is not there yet.
+    """The lines of the streams that start with `prefix`; nothing where the group is not there yet. Pages are followed.
 
-    mark: put "[rank] " before each, from streams named ".../algo-RANK+1-...". until: go on until it is true and the last lines
-    have come. Pages are followed.
+    pattern: of CloudWatch's filters, only lines that match. mark: put "[rank] " before each, from streams named
+    ".../algo-RANK+1-...". until: go on until it is true and the last lines have come.
     """
     seen: dict[str, int] = {}
     newest, quiet = since_ms, 0
@@ -38,6 +39,8 @@ def lines(
         ended = until is None or until()
         fresh = False
         request = {"logGroupName": group, "startTime": max(since_ms, newest - LATE_MS)}
+        if pattern:
+            request["filterPattern"] = pattern
         if prefix:
             request["logStreamNamePrefix"] = prefix
         try:

@@ -33,6 +33,7 @@ class Registry(runtime.Registry):
             publish=lambda event: publish(event, platform),
             require_approval=facts.require_approval,
         )
+        self._groups = facts.model_groups
         self._mirror = Mirror(facts, part, platform) if facts.model_groups else None
 
     def register(self, version: ModelVersion) -> ModelVersion:
@@ -69,6 +70,11 @@ class Registry(runtime.Registry):
             state, who, why = there
             decided.append(self.decide(version.id, state, who=who, why=why or "decided in SageMaker"))
         return decided
+
+    def model_of(self, group: str) -> str:
+        """The model that a model package group of SageMaker is for; empty for one that is not of this registry."""
+        start = f"{self._groups}-"
+        return group.removeprefix(start) if self._groups and group.startswith(start) else ""
 
     def _shown(self, version: ModelVersion, *, who: str = "", why: str = "") -> ModelVersion:
         if self._mirror is not None:

@@ -83,6 +83,12 @@ class Training(runtime.Training):
     def run(self, id: str) -> Run:
         return self._run(self._describe(id, f"show the run {id!r}"))
 
+    def of_job(self, name: str) -> Run | None:
+        """The run that a job was made for; None where it is not one of this training's."""
+        if not name.endswith(f"-{self._scope}"):
+            return None
+        return self._run(self._cloud.call("sagemaker", "describe_training_job", f"show {name!r}", TrainingJobName=name))
+
     def runs(self) -> list[Run]:
         operation = f"list the runs of {self.part.name!r}"
         found = self._cloud.pages(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from ekiben import predictions, runtime
-from ekiben.errors import EkibenError, ModelFailed, NotFound, SpecError, Unavailable
+from ekiben.errors import EkibenError, NotFound, SpecError
+from ekiben.invocations import as_json, parsed, refusal
 from ekiben.records import (
     Decision,
     Event,
@@ -128,7 +128,7 @@ class Endpoint(runtime.Endpoint):
     def invoke(self, payload: Any, *, route: str = "predict", revision: str = "") -> Prediction:
         name = self.part.name
         where = f"{name}@{quote(revision, safe='')}" if revision else name
-        body = _json(payload, "The payload").encode()
+        body = as_json(payload, "The payload").encode()
         began = time.perf_counter()
         answer = _station(self.part).send(
             "POST", f"/endpoints/{where}/{quote(route.lstrip('/'))}", body, timeout_s=INVOKE_TIMEOUT_S
@@ -136,12 +136,9 @@ class Endpoint(runtime.Endpoint):
         latency_ms = (time.perf_counter() - began) * 1000
         if answer.status >= 400:
             raise _refusal(name, route, answer.status, answer.json(), answer.body)
-        try:
-            parsed = json.loads(answer.body) if answer.body else None
-        except ValueError as error:
-            raise ModelFailed(f"local: the endpoint {name!r} answered {route!r} with what is not JSON.") from error
+        said = parsed("local", name, route, answer.body)
         return Prediction(
-            endpoint=name, revision=answer.headers.get("ekiben-revision", ""), body=parsed, latency_ms=latency_ms,
+            endpoint=name, revision=answer.headers.get("ekiben-revision", ""), body=said, latency_ms=latency_ms,
             cold=answer.headers.get("ekiben-cold") == "1", id=answer.headers.get("ekiben-request-id", ""),
         )  # fmt: skip
 
@@ -207,39 +204,11 @@ def _station(part: Part) -> Client:
 
 def _call(part: Part, method: str, path: str, body: Any = None, timeout_s: float = 60.0) -> Any:
     if body is not None:
-        _json(body, f"What was given to the {part.kind} {part.name!r}")
+        as_json(body, f"What was given to the {part.kind} {part.name!r}")
     return _station(part).request(method, path, body, timeout_s=timeout_s)
-
-
-def _json(body: Any, what: str) -> str:
-    try:
-        text = json.dumps(body, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        shown = repr(body)
-        shown = shown if len(shown) <= 200 else shown[:197] + "..."
-        raise SpecError(f"{what} cannot be sent as JSON: {error}. It was: {shown}.") from error
-    return text
 
 
 def _refusal(name: str, route: str, status: int, body: Any, raw: bytes) -> EkibenError:
     """The station's own error, or what the model's server said."""
     said = body.get("error") if isinstance(body, dict) else None
-    if isinstance(said, dict):
-        return from_body(status, body)
-    detail = body.get("detail") if isinstance(body, dict) else None
-    text = _fields(detail) or str(said or detail or raw[:500].decode("utf-8", "replace"))
-    if status == 503:
-        return Unavailable("local", f"call the endpoint {name!r}", text.rstrip(".") or "it is busy", "Try again later")
-    if status < 500:
-        return SpecError(f"local: the model behind {name!r} refuses the call of {route!r} (HTTP {status}): {text}")
-    return ModelFailed(f"local: the model behind {name!r} failed at {route!r} (HTTP {status}): {text}")
-
-
-def _fields(detail: Any) -> str:
-    """BentoML's list of what is wrong with a request: the first five fields, each with its place."""
-    if not isinstance(detail, list) or not all(isinstance(item, dict) and "msg" in item for item in detail):
-        return ""
-    told = [": ".join((".".join(map(str, item.get("loc") or ())), str(item["msg"]))) for item in detail[:5]]
-    more = f"; and {len(detail) - 5} more" if len(detail) > 5 else ""
-    return "; ".join(text.removeprefix(": ") for text in told) + more
+    return from_body(status, body) if isinstance(said, dict) else refusal("local", name, route, status, raw)

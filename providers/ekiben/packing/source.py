@@ -21,11 +21,16 @@ RUN_FACE = (
     "*.py",
     "*/runtime.py",
     "aws/client.py",
+    "aws/endpoint.py",
     "aws/errors.py",
     "aws/events.py",
     "aws/facts.py",
+    "aws/function.py",
+    "aws/handler.py",
     "aws/jobs.py",
+    "aws/lambdas.py",
     "aws/logs.py",
+    "aws/measures.py",
     "aws/mirror.py",
     "aws/registry.py",
     "aws/storage.py",
@@ -41,7 +46,7 @@ RUN_FACE = (
     "station/handler.py",
     "station/wire.py",
 )
-DEPLOY_FACE = frozenset({"components.py", "specs.py"})
+DEPLOY_FACE = frozenset({"components.py", "cost.py", "specs.py"})
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (
     "*.py",
@@ -78,7 +83,7 @@ def function_bundle(folder: Path) -> Bundle:
     source = files(folder, skipped)
     if "main.py" not in source:
         raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
-    return write({**source, **_library(RUN_FACE, FUNCTION_LIBRARY)}, cache_dir() / "bundles")
+    return write({**source, **_library(RUN_FACE, FUNCTION_LIBRARY, DEPLOY_FACE | {"job.py"})}, cache_dir() / "bundles")
 
 
 def job_library(*own: str) -> Bundle:
@@ -116,9 +121,9 @@ def cache_dir() -> Path:
     return cache
 
 
-def _library(patterns: Iterable[str], at: str) -> dict[str, Content]:
+def _library(patterns: Iterable[str], at: str, left_out: frozenset[str] = DEPLOY_FACE) -> dict[str, Content]:
     package = Path(__file__).parents[1]
     found = {path for pattern in patterns for path in package.glob(pattern)}
     found.update([path.with_name("__init__.py") for path in found])
     names = {path.relative_to(package).as_posix(): path for path in found}
-    return {f"{at}ekiben/{name}": path for name, path in names.items() if name not in DEPLOY_FACE}
+    return {f"{at}ekiben/{name}": path for name, path in names.items() if name not in left_out}

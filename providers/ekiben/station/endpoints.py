@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ekiben.errors import EkibenError, NotFound, SpecError
 from ekiben.records import ModelVersion
+from ekiben.revisions import revision_id
 from ekiben.serving.spool import COMPACTION, Spool
 from ekiben.specs import EndpointSpec
 from ekiben.station.bentos import Bentos
@@ -21,7 +22,7 @@ from ekiben.station.edge import body_of
 from ekiben.station.gateway import Counter, Live
 from ekiben.station.noun import Context, Resource
 from ekiben.station.parents import Parents
-from ekiben.station.revisions import Revisions, Row, as_record, revision_id
+from ekiben.station.revisions import Revisions, Row, as_record
 from ekiben.station.workers import Pool
 
 __all__ = ["Endpoints"]

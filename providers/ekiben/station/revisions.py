@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from ekiben.errors import NotFound, SpecError
+from ekiben.errors import SpecError
 from ekiben.records import ModelVersion, Revision, RevisionState, now
+from ekiben.revisions import check_tag, check_weights, revision_id
 from ekiben.station.store import Store
 
-__all__ = ["Revisions", "revision_id"]
-
-TAG = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
-DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-WEIGHT_ERROR = 1e-6
+__all__ = ["Revisions"]
 
 Row = dict[str, Any]
-
-
-def revision_id(version: ModelVersion) -> str:
-    """The id of a version's revision: the same version has the same one on every endpoint. Raises SpecError for a bad digest."""
-    if not DIGEST.fullmatch(version.digest):
-        raise SpecError(f"The digest {version.digest!r} of {version.id} is no SHA-256 in hex.")
-    return f"v{version.version}-{version.digest[:8]}"
 
 
 class Revisions:
@@ -71,10 +60,7 @@ class Revisions:
 
     def tag(self, endpoint: str, id: str, tag: str) -> None:
         """Give it a tag, which no other revision of the endpoint has from now on. Raises SpecError for a bad one."""
-        if not TAG.fullmatch(tag):
-            raise SpecError(
-                f"The tag {tag!r} will not do: use up to 32 of a-z, 0-9 and dashes, a letter first, no dash last."
-            )
+        check_tag(tag)
         with self._store.transaction() as connection:
             if self.get(endpoint, tag):
                 raise SpecError(f"The tag {tag!r} is the id of a revision of {endpoint!r}: choose another.")
@@ -83,24 +69,8 @@ class Revisions:
 
     def shift(self, endpoint: str, weights: Mapping[str, Any]) -> None:
         """Set all weights at once; those not named get 0. Raises SpecError, NotFound, and then nothing has changed."""
-        for id, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 100:
-                raise SpecError(f"The weight {weight!r} of {id} is not a percentage from 0 to 100.")
-        total = sum(weights.values())
-        if abs(total - 100) > WEIGHT_ERROR:
-            raise SpecError(f"The weights sum to {total:g}, not to 100.")
         with self._store.transaction() as connection:
-            rows = {row["id"]: row for row in self.of(endpoint)}
-            for id, weight in weights.items():
-                if id not in rows:
-                    there = ", ".join(rows) or "none"
-                    raise NotFound(
-                        "local", f"shift traffic of {endpoint!r} to {id!r}", f"there is no such revision ({there})"
-                    )
-                if weight > 0 and rows[id]["state"] != "ready":
-                    raise SpecError(
-                        f"The revision {id} of {endpoint!r} is {rows[id]['state']}, not ready: it cannot take traffic."
-                    )
+            check_weights("local", endpoint, weights, {row["id"]: row["state"] for row in self.of(endpoint)})
             connection.execute("update revisions set weight = 0 where endpoint = ?", (endpoint,))
             connection.executemany(
                 "update revisions set weight = ? where endpoint = ? and id = ?",

@@ -1,0 +1,59 @@
+"""Counts and latencies from CloudWatch, by the version that answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ekiben.aws.client import Cloud
+from ekiben.records import RevisionMetrics
+
+__all__ = ["measured"]
+
+# CloudWatch keeps hours for 15 months, and finer steps for a shorter time.
+STEP_S = 3600
+KEPT_DAYS = 455
+
+
+def measured(
+    cloud: Cloud, operation: str, revision: str, since: str, where: Sequence[Mapping[str, str]]
+) -> RevisionMetrics:
+    """Of the calls that are counted under any of the dimensions `where`: all since `since`, and the latency of their last hour."""
+    now = datetime.now(UTC)
+    start = max(now - timedelta(days=KEPT_DAYS), _at(since) or now - timedelta(days=1))
+    start = start.replace(minute=0, second=0, microsecond=0)
+    asked = {"requests": ("Invocations", "Sum"), "errors": ("Errors", "Sum")}
+    asked |= {f"p{at}_ms": ("Duration", f"p{at}") for at in (50, 95, 99)}
+    queries = [
+        _query(f"{name}_{number}", metric, statistic, dimensions)
+        for name, (metric, statistic) in asked.items()
+        for number, dimensions in enumerate(where)
+    ]
+    series: dict[str, list[tuple[datetime, float]]] = {}
+    request = {"MetricDataQueries": queries, "StartTime": start, "EndTime": now + timedelta(minutes=1)}
+    for result in cloud.pages("cloudwatch", "get_metric_data", operation, **request):
+        name = str(result["Id"]).rpartition("_")[0]
+        series.setdefault(name, []).extend(zip(result["Timestamps"], result["Values"], strict=True))
+    latest = {name: max(points)[1] for name, points in series.items() if points}
+    return RevisionMetrics(
+        revision=revision,
+        requests=int(sum(value for _, value in series.get("requests", []))),
+        errors=int(sum(value for _, value in series.get("errors", []))),
+        p50_ms=float(latest.get("p50_ms", 0.0)),
+        p95_ms=float(latest.get("p95_ms", 0.0)),
+        p99_ms=float(latest.get("p99_ms", 0.0)),
+    )
+
+
+def _query(id: str, metric: str, statistic: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
+    which = [{"Name": name, "Value": value} for name, value in dimensions.items()]
+    counted = {"Namespace": "AWS/Lambda", "MetricName": metric, "Dimensions": which}
+    return {"Id": id, "MetricStat": {"Metric": counted, "Period": STEP_S, "Stat": statistic}}
+
+
+def _at(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
