@@ -1,7 +1,8 @@
 """`python -I -m ekiben.emulators.warden FD COMMAND...`: run a command that ends, with all that it started, when its owner does.
 
-FD is the reading end of a pipe that only the owner writes to. A byte on it asks the command to end (SIGTERM to its whole family);
-its end, which the owner's death brings too, kills the family. What the command leaves behind is killed. Exits as the command does.
+FD is the reading end of a pipe that only the owner writes to. A byte on it asks the command to end: SIGTERM to it alone, as in a
+container. Its end, which the owner's death brings too, kills the command with all that it started. What the command leaves behind is
+killed. Exits as the command does.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def main(fd: int, command: list[str]) -> int:
 
     def obey() -> None:
         while os.read(fd, 1):
-            processes.end(child.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                child.send_signal(signal.SIGTERM)
         processes.end(child.pid)
         _end_the_rest()
         os._exit(128 + signal.SIGKILL)

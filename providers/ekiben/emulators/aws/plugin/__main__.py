@@ -158,7 +158,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             old, new = plain(request.olds), plain(request.news)
             if request.preview:
                 kept = {key: value for key, value in old.items() if key in _outputs(kind)}
-                return proto.UpdateResponse(properties=struct({**kept, **new}))
+                return proto.UpdateResponse(properties=struct({**kept, **new, **dict.fromkeys(kind.renewed, UNKNOWN)}))
             assert kind.update is not None
             kind.update(self.aws, request.id, old, new)
             found = kind.read(self.aws, request.id, new)

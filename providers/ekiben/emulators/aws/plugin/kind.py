@@ -62,7 +62,8 @@ class Kind:
 
     takes: the inputs that it does something with; any other one is refused, so that none is dropped silently. fixed: those which
     cannot change without another resource. named: the input that gets a name where none is given. defaults: what AWS's own
-    provider fills in. outputs: what only the cloud knows. read: None when it is gone; what it returns is what is there, by the
+    provider fills in. outputs: what only the cloud knows; renewed: those of them
+    that a change may change. read: None when it is gone; what it returns is what is there, by the
     names that a program uses. adopt: of an import, the inputs that its id tells.
     """
 
@@ -78,6 +79,7 @@ class Kind:
     name_end: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    renewed: tuple[str, ...] = ()
     tagged: bool = False
     adopt: Callable[[str], dict[str, Any]] = lambda id: {}
     delete_first: bool = False
@@ -91,7 +93,9 @@ def found(call: Callable[..., Any], **asked: Any) -> dict[str, Any] | None:
         return dict(call(**asked))
     except ClientError as error:
         told = error.response["Error"]
-        if ABSENT.fullmatch(str(told.get("Code"))) or "Could not find" in str(told.get("Message")):
+        if ABSENT.fullmatch(str(told.get("Code"))) or re.search(
+            "Could not find|does not exist", str(told.get("Message"))
+        ):
             return None
         raise
 
