@@ -1,8 +1,8 @@
 """`python -I -m ekiben.emulators.warden FD COMMAND...`: run a command that ends, with all that it started, when its owner does.
 
 FD is the reading end of a pipe that only the owner writes to. A byte on it asks the command to end: SIGTERM to it alone, as in a
-container. Its end, which the owner's death brings too, kills the command with all that it started. What the command leaves behind is
-killed. Exits as the command does.
+container. Its end, which the owner's death brings too, kills the command with all that it started. What the command leaves behind
+is killed. Exits as the command does.
 """
 
 from __future__ import annotations
