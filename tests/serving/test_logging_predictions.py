@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from ekiben.cli import spooled
 from ekiben.predictions import recent
 from ekiben.records import LoggedPrediction
 from ekiben.storage import open_storage
 from tests.station.small_disk import small_disk
 
-from .conftest import folder, until
+from .conftest import folder, served, until
 from .test_serve import serve
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -278,3 +279,21 @@ def test_what_cannot_be_logged_is_said_at_once(
 ) -> None:
     done = run("serve", str(bento), "--port", "0", *arguments, **env)
     assert (done.returncode, said in done.stderr) == (3, True), done.stderr
+
+
+def test_bentomls_own_server_logs_the_same_rows(bento: Path, tmp_path: Path, lake: Path) -> None:
+    given = spooled.given(bento, "probe:3", lake.as_uri(), 1.0, str(tmp_path / "spool"))
+    for own in (False, True):
+        with served(bento, tmp_path / f"worker-{own}", own=own, predictions=given) as worker:
+            where = f"http://127.0.0.1:{worker.port}"
+            ask(where, "/double", b'{"x":  3}', traceparent=f"00-{TRACE}-{PARENT}-01")
+            ask(where, "/double", b"\xff")
+            ask(where, "/stream", {})
+            ask(where, "/nowhere", {})
+            assert len(waiting(tmp_path)) == 3
+            assert counted(where)["ekiben_predictions_logged_total"] == 3
+        assert waiting(tmp_path) == []
+    rows = [dataclasses.replace(row, id="", time="", latency_ms=0) for row in reversed(stored(lake))]
+    assert len(rows) == 6
+    assert rows[:3] == rows[3:]
+    assert {row.model_version for row in rows} == {"probe:3"}

@@ -24,6 +24,7 @@ def run(
     metrics_dir: str,
     shared: str | None,
     timeout_s: float | None,
+    predictions: dict[str, Any] | None = None,
     ready: Callable[[], object] = lambda: None,
 ) -> None:
     """Serve until SIGTERM. Raises what the service's import raises; exits with 3 when it does not start."""
@@ -33,7 +34,7 @@ def run(
         os.environ["BENTOML_HOME"] = str(Path(metrics_dir) / "bentoml")
     import uvicorn
 
-    app = application(about, metrics_dir, timeout_s)
+    app = application(about, metrics_dir, timeout_s, predictions)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -63,7 +64,9 @@ def _writable(folder: str) -> bool:
     return os.path.isabs(folder) and os.access(folder, os.W_OK)
 
 
-def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None) -> Any:
+def application(
+    about: dict[str, str], metrics_dir: str, timeout_s: float | None, predictions: dict[str, Any] | None = None
+) -> Any:
     from _bentoml_sdk import images
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.context import server_context
@@ -98,9 +101,26 @@ def application(about: dict[str, str], metrics_dir: str, timeout_s: float | None
     if not _writable(os.getcwd()):  # where bentoml.monitor would write, and fail each prediction when it cannot
         options = service.config.setdefault("monitoring", {}).setdefault("options", {})
         options.setdefault("log_path", str(Path(metrics_dir) / "monitoring"))
+    if predictions is not None:
+        _log(service, predictions, server_context.service_routes)
     own = set(server_context.service_routes)
     predict = sagemaker.default(service.apis)
     return sagemaker.with_paths(
         service.to_asgi(is_main=True), own, join_paths(service.path_prefix, "/readyz"),
         join_paths(service.path_prefix, service.apis[predict].route) if predict else "",
+    )  # fmt: skip
+
+
+def _log(service: Any, given: dict[str, Any], routes: list[str]) -> None:
+    """Have the service's answers logged, as the lean server logs them."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    from .limits import Limits
+    from .predictions import COUNTERS, Middleware
+
+    client = BentoMLContainer.metrics_client.get()
+    counters = {kind: client.Counter(name, what) for kind, (name, what) in COUNTERS.items()}
+    service.add_asgi_middleware(
+        Middleware, given=given, routes=frozenset(routes), count=lambda kind: counters[kind].inc(),
+        flush_timeout_s=Limits.from_environment().flush_timeout_s,
     )  # fmt: skip

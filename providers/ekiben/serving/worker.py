@@ -65,6 +65,7 @@ def serve(command: dict[str, Any], listener: socket.socket, *, lifeline: int = -
         metrics_dir=metrics_dir,
         shared=command.get("shared"),
         timeout_s=command.get("timeout_s"),
+        predictions=command.get("predictions"),
         ready=lambda: _ready(command),
     )
     return None
