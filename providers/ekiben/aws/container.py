@@ -206,9 +206,12 @@ def _attempt(
         attempt["working_since"] = time.time()
         given = {**ask, **_given(machine, ask), "python": found["python"]}
         verdict = watch(start(machine.run_dir, code, given, log), machine.run_dir, given, asked)
-    except EkibenError as error:
-        return Verdict(state="failed", reason=str(error))
     except Exception as error:
+        # What it was waiting for may have been told to stop, too.
+        if verdict := asked():
+            return verdict
+        if isinstance(error, EkibenError):
+            return Verdict(state="failed", reason=str(error))
         traceback.print_exc()
         return Verdict(state="failed", reason=f"its supervisor failed: {type(error).__name__}: {error}")
     if verdict.state == "interrupted" and not told:
@@ -262,10 +265,12 @@ def _interpreter(machine: Machine, lock: Path) -> str:
     else:
         install = ["uv", "pip", "install", "--python", python]
     make = [sys.executable, "-m", "venv", "--without-pip", str(home)]
+    # Where the image says that packages go somewhere else, they must not.
+    env = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX", "PYTHONPATH")}
     for step in (make, [*install, "--no-cache-dir", "--quiet", "-r", str(lock), *wheels]):
         try:
             done = subprocess.run(
-                step, capture_output=True, text=True, errors="replace", timeout=INSTALL_TIMEOUT_S, check=False
+                step, env=env, capture_output=True, text=True, errors="replace", timeout=INSTALL_TIMEOUT_S, check=False
             )
             said = "" if done.returncode == 0 else done.stderr.strip() or f"it ended with status {done.returncode}"
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,0 +1,133 @@
+"""Whole runs: the run face on one side, the container's supervisor on the other, and an emulated SageMaker between them."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+import ekiben as ek
+from ekiben import packing
+from ekiben.aws.training import Training
+from ekiben.emulators.aws import ensure, stop
+
+from .conftest import SPEC, platform
+
+JOB = Path(__file__).parents[1] / "rigs" / "project" / "training_jobs" / "tiny"
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}],
+}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Of an emulated AWS, which the environment names."""
+    folder = tmp_path_factory.mktemp("aws")
+    with pytest.MonkeyPatch.context() as env:
+        for name, value in ensure(folder).environment.items():
+            env.setenv(name, value)
+        yield boto3.client
+    stop(folder)
+
+
+@pytest.fixture(scope="module")
+def lake(client: Callable[[str], Any]) -> str:
+    client("iam").create_role(RoleName="trainer", AssumeRolePolicyDocument=json.dumps(TRUST))
+    bucket = f"lake-{uuid.uuid4().hex[:8]}"
+    client("s3").create_bucket(Bucket=bucket)
+    client("s3").put_object(Bucket=bucket, Key="points/a.jsonl", Body=b'{"x": 1, "y": 3}\n{"x": 2, "y": 6}\n')
+    return bucket
+
+
+@pytest.fixture
+def make(lake: str, library: packing.Bundle, client: Callable[[str], Any]) -> Callable[..., Training]:
+    def made(**spec: Any) -> Training:
+        code = packing.bundle(JOB)
+        for bundle in (code, library):
+            client("s3").upload_file(str(bundle.path), lake, f"code/{bundle.sha256}.tar")
+        facts = {
+            "region": "us-east-1", "storage_uri": f"s3://{lake}", "spec": {**SPEC, **spec},
+            "role_arn": "arn:aws:iam::123456789012:role/trainer", "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/x",
+            "instance_type": "ml.m5.large", "code_uri": f"s3://{lake}/code/{code.sha256}.tar", "code_sha256": code.sha256,
+            "library_uri": f"s3://{lake}/code/{library.sha256}.tar", "library_sha256": library.sha256,
+            "input_uris": {"points": f"s3://{lake}/points/"},
+        }  # fmt: skip
+        part = ek.Part(name="tiny", kind="training", provider="aws", ref="", facts=facts)
+        return Training(part, platform(part))
+
+    return made
+
+
+def ended(training: Training, id: str) -> ek.Run:
+    deadline = time.monotonic() + 120
+    while not (run := training.run(id)).ended:
+        assert time.monotonic() < deadline, run
+        time.sleep(0.1)
+    return run
+
+
+def id() -> str:
+    return f"run-{uuid.uuid4().hex[:8]}"
+
+
+def test_a_run_from_submission_to_model(make: Callable[..., Training], client: Callable[[str], Any], lake: str) -> None:
+    training = make()
+    job = ek.Job(id=id(), params={"scale": 2.0})
+    assert training.submit(job).state in ("pending", "running")
+    run = ended(training, job.id)
+    assert (run.state, run.metrics, run.params, run.attempts) == (
+        "succeeded",
+        {"slope": 6.0, "points": 2.0},
+        {"scale": 2.0},
+        1,
+    )
+    key = f"{run.model_uri}model.json".removeprefix(f"s3://{lake}/")
+    assert json.loads(client("s3").get_object(Bucket=lake, Key=key)["Body"].read())["slope"] == pytest.approx(6.0)
+    assert run.lineage["inputs"]["points"]["files"][0]["uri"] == f"s3://{lake}/points/a.jsonl"
+    assert run.lineage["inputs"]["points"]["rows"] == 2
+    assert run.submitted_at <= run.started_at <= run.ended_at
+    assert training.submit(job) == run
+    assert any("read 2 points" in line for line in training.logs(run.id))
+    log = client("s3").get_object(Bucket=lake, Key=run.log_uri.removeprefix(f"s3://{lake}/"))["Body"].read()
+    assert b"read 2 points" in log
+
+
+def test_a_failure_is_told(make: Callable[..., Training]) -> None:
+    training, job = make(), ek.Job(id=id(), params={"fail": "row 3 has no y: 駅弁"})
+    training.submit(job)
+    run = ended(training, job.id)
+    assert (run.state, run.reason) == ("failed", "row 3 has no y: 駅弁")
+
+
+def test_a_cancelled_run_has_stopped_and_kept_its_checkpoint(
+    make: Callable[..., Training], client: Callable[[str], Any], lake: str
+) -> None:
+    training, job = make(), ek.Job(id=id(), params={"steps": 1000, "step_s": 0.05})
+    training.submit(job)
+    deadline = time.monotonic() + 60
+    while not training.run(job.id).metrics:
+        assert time.monotonic() < deadline, training.run(job.id)
+        time.sleep(0.1)
+    assert training.cancel(job.id).state == "cancelled"
+    kept = client("s3").get_object(Bucket=lake, Key=f"runs/tiny/{job.id}/checkpoints/terminated.txt")
+    assert kept["Body"].read() == b"yes"
+
+
+def test_two_nodes_know_each_other_and_end_together(make: Callable[..., Training]) -> None:
+    training = make(nodes=2)
+    good, bad = ek.Job(id=id()), ek.Job(id=id(), params={"fail_rank": 1, "steps": 1000, "step_s": 0.05})
+    training.submit(good)
+    training.submit(bad)
+    assert ended(training, good.id).state == "succeeded"
+    lines = list(training.logs(good.id))
+    assert {rank for rank in (0, 1) if any(f"on node {rank}" in line for line in lines)} == {0, 1}
+    assert any(line.startswith("[1] ") for line in lines)
+    failed = ended(training, bad.id)
+    assert (failed.state, failed.reason) == ("failed", "rank 1 gives up")
