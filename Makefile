@@ -15,7 +15,7 @@ SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:
   "Choose one with: make setup PYTHON=python3.12" >&2; exit 3; }
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo clean-demo test lint format lock bench-serving bench-station crash soak docs clean
+.PHONY: help setup demo clean-demo test lint format lock bench-serving bench-station crash fuzz soak docs clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,6 +70,12 @@ bench-station: setup ## From zero, through the gateway, idle (10 minutes, needs 
 
 crash: setup ## kill -9 at 100 points of the whole loop
 	@$(BIN)/python -m tests.crash --points 100
+
+# atheris has wheels for Linux alone, and is no part of the lock.
+fuzz: .venv/.locked | $(UV) ## Inputs that nobody sends, five minutes for each thing that reads what others send
+	@$(UV) pip install -q --python $(BIN)/python --target .build/atheris --only-binary :all: "atheris>=3,<4" \
+	  || echo "atheris is not to be had: inputs are led by the answers." >&2
+	@PYTHONPATH=.build/atheris $(BIN)/python -m tests.fuzz
 
 soak: setup ## The example under mixed load for half an hour
 	@$(BIN)/python -m benchmarks.soak

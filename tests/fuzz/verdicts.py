@@ -23,7 +23,7 @@ OURS = {
     b"application/x-ekiben-tensor", b"text/csv",
 }  # fmt: skip
 # What it takes, and could be stopped by.
-REFUSED = (b"is not read. Send UTF-8", b"its texts would take up", b"cells, and values for")
+REFUSED = (b"number out of range", b"is not read. Send UTF-8", b"its texts would take up", b"cells, and values for")
 
 
 def opened() -> Check:
