@@ -201,3 +201,45 @@ def test_a_repository_keeps_its_rules(plugin: Plugin, aws: Aws) -> None:
     assert aws.ecr.describe_repositories()["repositories"][0]["imageTagMutability"] == "IMMUTABLE"
     policy.delete()
     images.delete()
+
+
+def test_a_schedule_and_its_group(plugin: Plugin, aws: Aws) -> None:
+    group = Resource(plugin, "aws:scheduler/scheduleGroup:ScheduleGroup", name="jobs")
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:f"
+    one = Resource(
+        plugin, "aws:scheduler/schedule:Schedule", groupName="jobs", scheduleExpression="cron(0 3 * * ? *)",
+        flexibleTimeWindow={"mode": "OFF"}, target={"arn": arn, "roleArn": ROLE, "input": '{"a": 1}'},
+        scheduleExpressionTimezone="Europe/Madrid",
+    )  # fmt: skip
+    for resource in (group, one):
+        assert resource.refresh()
+        assert resource.diff() == ([], [])
+    one.update(state="DISABLED", scheduleExpression="rate(1 hour)")
+    told = aws.scheduler.get_schedule(GroupName="jobs", Name=one.inputs["name"])
+    assert (told["State"], told["ScheduleExpression"]) == ("DISABLED", "rate(1 hour)")
+    assert one.diff(groupName="default")[1] == ["groupName"]
+    one.delete()
+    group.delete()
+
+
+def test_a_budget_changes_in_place(plugin: Plugin, aws: Aws) -> None:
+    notice = {
+        "comparisonOperator": "GREATER_THAN", "notificationType": "ACTUAL", "threshold": 80, "thresholdType": "PERCENTAGE",
+        "subscriberEmailAddresses": ["a@example.com"],
+    }  # fmt: skip
+    budget = Resource(
+        plugin, "aws:budgets/budget:Budget", budgetType="COST", timeUnit="MONTHLY", limitAmount="50", limitUnit="USD",
+        notifications=[notice], costFilters=[{"name": "TagKeyValue", "values": ["user:a$b"]}],
+    )  # fmt: skip
+    assert budget.refresh()
+    assert budget.diff() == ([], [])
+    budget.update(limitAmount="60", notifications=[{**notice, "threshold": 90}], tags={"x": "1"})
+    name = budget.inputs["name"]
+    told = aws.budgets.describe_budget(AccountId="123456789012", BudgetName=name)["Budget"]
+    assert told["BudgetLimit"]["Amount"] == "60"
+    noted = aws.budgets.describe_notifications_for_budget(AccountId="123456789012", BudgetName=name)["Notifications"]
+    assert [one["Threshold"] for one in noted] == [90]
+    assert budget.refresh()
+    assert budget.diff() == ([], [])
+    assert budget.state["tagsAll"] == {"all": "1", "x": "1"}
+    budget.delete()

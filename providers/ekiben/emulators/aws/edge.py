@@ -14,8 +14,9 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, events, policies, sagemaker
+from ekiben.emulators.aws import buckets, budgets, events, policies, sagemaker
 from ekiben.emulators.aws.call import Answer, Call, Refused
+from ekiben.emulators.aws.clock import Clock
 from ekiben.emulators.aws.function_urls import PREFIX, Urls
 from ekiben.emulators.aws.functions import Functions
 from ekiben.emulators.aws.training import Jobs
@@ -35,8 +36,14 @@ class Edge:
         self._functions = Functions(state_dir / "functions", url)
         self._urls = Urls(self._functions, url, self.moto)
         events.connect(self._functions)
+        self._clock = Clock(self._functions)
         self._jobs = Jobs(state_dir / "training", url, self.moto)
         self._actions: dict[tuple[str, str], Addition] = {
+            ("budgets", "CreateBudget"): partial(budgets.create, self.moto),
+            ("budgets", "UpdateBudget"): budgets.update,
+            ("budgets", "ListTagsForResource"): budgets.list_tags,
+            ("budgets", "TagResource"): budgets.tag,
+            ("budgets", "UntagResource"): budgets.untag,
             ("sagemaker", "CreateTrainingJob"): self._jobs.create,
             ("sagemaker", "StopTrainingJob"): self._jobs.stop,
             ("sagemaker", "UpdateEndpoint"): sagemaker.update_endpoint,
@@ -74,6 +81,7 @@ class Edge:
 
     def close(self) -> None:
         """End what runs for the emulator."""
+        self._clock.close()
         self._jobs.close()
         self._functions.close()
 

@@ -26,7 +26,12 @@ def connect(functions: Functions) -> None:
     plainly = Rule.send_to_targets
 
     def send(self: Rule, original_event: Any, transform_input: bool = True) -> None:
-        if self.state != "ENABLED" or not self.event_pattern.matches_event(original_event):
+        # A rule without a pattern has a schedule, and hears nothing else; moto lets it hear all.
+        if (
+            self.state != "ENABLED"
+            or not self.event_pattern.get_pattern()
+            or not self.event_pattern.matches_event(original_event)
+        ):
             return
         event = dict(original_event)
         if not isinstance(event.get("time"), str):

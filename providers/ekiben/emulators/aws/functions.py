@@ -139,7 +139,7 @@ class Functions:
         except Refused as refused:
             logger.warning("an event from %s is not delivered: %s", service or "a schedule", refused.message)
             if dead_letters:
-                self._send(dead_letters, payload, refused.code, refused.message)
+                self.send(dead_letters, payload, refused.code, refused.message)
             return
         self._deliver(function, payload, dead_letters)
 
@@ -171,12 +171,12 @@ class Functions:
                 self._closing.wait(RETRY_PAUSES_S[min(attempt, len(RETRY_PAUSES_S) - 1)])
         destination = config.get("DestinationConfig", {}).get("OnFailure" if outcome.error else "OnSuccess", {})
         if target := destination.get("Destination"):
-            self._send(target, json.dumps(_record(function, payload, outcome, tries)).encode(), "", "")
+            self.send(target, json.dumps(_record(function, payload, outcome, tries)).encode())
         letters = letters or getattr(function, "dead_letter_config", {}).get("TargetArn", "")
         if outcome.error and letters:
-            self._send(letters, payload, "200", outcome.payload.decode("utf-8", "replace")[:1024])
+            self.send(letters, payload, "200", outcome.payload.decode("utf-8", "replace")[:1024])
 
-    def _send(self, arn: str, body: bytes, code: str, message: str) -> None:
+    def send(self, arn: str, body: bytes, code: str = "", message: str = "") -> None:
         """To a queue, a topic, a bus or a function, as destinations and dead-letter queues are."""
         _, _, service, region, account, name = arn.split(":", 5)
         text = body.decode("utf-8", "replace")
