@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from ekiben.serving.batch import Batch, Job
 from ekiben.serving.endpoint import TRIALS
 from ekiben.serving.metrics import Metrics
 
@@ -311,6 +314,17 @@ def test_a_blocking_method_that_is_short_needs_no_thread_until_it_is_slow() -> N
     on_loop(test, asynchronous=False)
 
 
+def test_with_threads_of_its_own_no_call_is_made_where_it_stands() -> None:
+    async def test(rig: Rig) -> None:
+        client = rig.client()
+        for _ in range(2 * TRIALS):
+            client.ask([1])
+            await came_true(lambda: client.status)
+        assert not rig.batcher._inline
+
+    on_loop(test, asynchronous=False, threads=2)
+
+
 def test_whole_batches_use_all_threads_that_the_service_has() -> None:
     async def test(rig: Rig) -> None:
         rig.together = threading.Barrier(3)
@@ -339,3 +353,60 @@ def test_workers_of_one_port_add_up_their_batches(tmp_path: Path) -> None:
         assert f"bentoml_service_adaptive_batch_{name}_count{{{labels}}} 2.0" in text
     assert f'bentoml_service_adaptive_batch_rows_bucket{{{labels},le="64.0"}} 1.0' in text
     assert b"adaptive" not in Metrics("s", "b", "1").text()
+
+
+def test_what_does_not_fill_a_batch_waits_for_the_call_before_it_though_there_are_threads() -> None:
+    async def test(rig: Rig) -> None:
+        rig.together = held = threading.Barrier(2)
+        clients = [rig.client() for _ in range(3)]
+        clients[0].ask([0])
+        await came_true(lambda: rig.calls)
+        for client in clients[1:]:
+            client.ask([1])
+        await turns()
+        assert rig.batcher._running == 1
+        rig.together = None
+        await asyncio.to_thread(held.wait, 30)
+        await came_true(lambda: all(client.status == 200 for client in clients))
+        assert rig.calls == [[0], [1, 1]]
+
+    on_loop(test, asynchronous=False, threads=3, max_batch_size=4)
+
+
+def test_who_leaves_a_request_of_many_calls_leaves_those_that_are_still_to_be_made() -> None:
+    async def test(rig: Rig) -> None:
+        rig.together = held = threading.Barrier(2)
+        client = rig.client()
+        client.ask(list(range(20)))
+        await came_true(lambda: rig.calls)
+        client.connection.connection_lost(None)
+        rig.together = None
+        await asyncio.to_thread(held.wait, 30)
+        await came_true(lambda: rig.batcher._running == 0)
+        assert rig.calls == [[0, 1, 2, 3, 4]]
+
+    on_loop(test, asynchronous=False, max_batch_size=5)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_nothing_is_left_of_a_batch_that_is_done(asynchronous: bool) -> None:
+    async def test(rig: Rig) -> None:
+        for rows in ([1], [1, 2, 3], ["bad"]) * 3:
+            clients = [rig.client() for _ in range(4)]
+            for client in clients:
+                client.ask(rows)
+            clients[0].connection.connection_lost(None)
+            await came_true(lambda clients=clients: all(client.status for client in clients[1:]))
+        clients.clear()
+        del client
+        await turns()
+        assert [each for each in gc.get_objects() if isinstance(each, Job | Batch)] == []
+
+    logging.disable()  # a record holds its traceback
+    gc.collect()
+    gc.disable()
+    try:
+        on_loop(test, asynchronous=asynchronous, max_batch_size=5)
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)
