@@ -61,11 +61,18 @@ def test_it_is_ready_when_the_first_prediction_can_be_made_and_not_before(
 
 
 @pytest.mark.parametrize(("platform", "probe"), PLATFORMS)
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"EKIBEN_WORKERS": "1"}, id="1"),
+        pytest.param({"EKIBEN_WORKERS": "2"}, id="2"),
+        pytest.param({"EKIBEN_SERVER": "bentoml"}, id="bentoml"),
+    ],
+)
 def test_a_sigterm_under_load_loses_no_request(
-    tmp_path: Path, bento: Path, platform: dict[str, str], probe: str, workers: str
+    tmp_path: Path, bento: Path, platform: dict[str, str], probe: str, more: dict[str, str]
 ) -> None:
-    with container(tmp_path, env={**on(platform, bento), "EKIBEN_WORKERS": workers}) as running:
+    with container(tmp_path, env={**on(platform, bento), **more}) as running:
         running.ready(probe)
         slow = Load(running, "/slow", SLOW, callers=2)
         load = Load(running, "/predict", ROW)
@@ -237,3 +244,35 @@ def test_sagemaker_s_own_place_of_a_model(tmp_path: Path, bento: Path, packed: b
         running.ready("/ping")
         assert running.send("POST", "/invocations", ROW, JSON).json == [2, 4]
         assert running.stop() == 0
+
+
+@pytest.mark.skipif(bool(why_not_sealed()), reason=why_not_sealed() or "it can")
+def test_as_process_1_of_a_container_it_hears_sigterm_and_buries_the_dead(tmp_path: Path) -> None:
+    """The kernel keeps signals that nobody asked for from process 1, and gives it every orphan."""
+    orphan = (
+        SERVICE
+        + """
+    @bentoml.api
+    def orphan(self) -> int:
+        child = os.fork()
+        if child == 0:
+            if grandchild := os.fork():
+                os._exit(0)
+            os._exit(7)
+        os.waitpid(child, 0)
+        return 1
+"""
+    )
+    bento = folder(tmp_path / "bento", orphan)
+    with container(tmp_path, env=on({}, bento), command=["unshare", "-rpf", "--mount-proc"]) as running:
+        running.ready()
+        (first,) = children_of(running.process.pid)
+        (worker,) = children_of(first)
+        assert running.send("POST", "/orphan", b"{}", JSON).json == 1
+        until(lambda: children_of(first) == [worker], "the orphan is buried")
+        os.kill(first, signal.SIGTERM)
+        assert running.process.wait(30) == 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -52,11 +52,12 @@ def serve(*arguments: str, **env: str) -> Iterator[tuple[subprocess.Popen[str], 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        found = READY.match(line)
-        if found is None:
-            assert process.stderr is not None
-            raise AssertionError(line + process.stderr.read())
+        said = ""
+        while (found := READY.search(said)) is None:
+            if not (line := process.stdout.readline()):
+                assert process.stderr is not None
+                raise AssertionError(said + process.stderr.read())
+            said += line
         yield process, found[1]
     finally:
         process.terminate()
@@ -182,6 +183,19 @@ def test_one_worker_that_ends_is_replaced_and_who_comes_meanwhile_waits(tmp_path
         assert second != first
         assert parent_of(second) == process.pid
     assert process.returncode == 0
+
+
+def test_a_worker_that_begins_anew_is_still_watched_over(tmp_path: Path) -> None:
+    """It finds out late that it needs BentoML itself, and keeps its number, its socket and whom it belongs to."""
+    hidden = SERVICE + "    @getattr(bentoml, 'ta' + 'sk')\n    def later(self) -> int:\n        return 1\n"
+    with serve(str(folder(tmp_path / "bento", hidden)), "--port", "0", TMPDIR=str(tmp_path)) as (process, where):
+        worker = post(where, "/pid", {})
+        assert parent_of(worker) == process.pid
+        os.kill(worker, signal.SIGKILL)
+        again = post(where, "/pid", {})
+        assert (again != worker, parent_of(again)) == (True, process.pid)
+        process.kill()
+        until(lambda: not Path(f"/proc/{again}").exists(), "it has ended")
 
 
 def test_a_worker_does_not_outlive_the_process_that_it_was_started_by(bento: Path, tmp_path: Path) -> None:
