@@ -25,6 +25,12 @@ def test_a_request_says_its_length_and_what_is_passed_on() -> None:
     assert (head.method, head.target, head.length, head.keep_alive) == (b"POST", b"/endpoints/api/predict", 12, True)
     assert head.lines == b"X-A: one two\r\nx-empty: \r\nX-Latin: \xe9\r\n"
     assert (head.named[b"authorization"], head.named[b"host"]) == (b"Bearer t", b"localhost:1")
+    trace = [
+        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        b"tracestate: a=1",
+        b"baggage: b=2",
+    ]
+    assert request(*trace).lines == b"".join(line + b"\r\n" for line in trace)
     assert request(b"Transfer-Encoding: Chunked").length == -1
     assert request().length == 0
     assert not request(b"Connection: Close").keep_alive

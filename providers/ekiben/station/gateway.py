@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from ekiben.errors import EkibenError, ModelFailed, NotFound, Unavailable
 from ekiben.records import RevisionMetrics
 from ekiben.serving.spool import Spool
+from ekiben.serving.tracing import of_caller
 from ekiben.specs import EndpointSpec
 from ekiben.station.caller import Call, Gone, refuse
 from ekiben.station.edge import Guard, Refused
@@ -30,7 +31,6 @@ __all__ = ["Counter", "Gateway", "Live", "pick"]
 NEWS_S = 1.0
 # /endpoints/<name>[@<revision or tag>][/<route>][?<query>]
 TARGET = re.compile(rb"/endpoints/([^/?]*)(?:/([^?]*))?(\?.*)?")
-TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[!-~]*")
 
 
 @dataclass
@@ -344,10 +344,10 @@ def _message(live: Live, call: Call) -> bytes:
 def _log(live: Live, call: Call, answer: Answer) -> None:
     """Before the answer leaves: what the caller has got is in the log, whatever becomes of this process."""
     assert call.head is not None
-    trace = call.head.named.get(b"traceparent")
-    match = TRACE.fullmatch(trace) if trace else None
+    given = call.head.named.get(b"traceparent")
+    trace = of_caller([(b"traceparent", given)]) if given else None
     live.spool.write(
         live.spec.log_predictions, id=call.id, endpoint=live.name, revision=call.revision,
         model_version=live.versions.get(call.revision, ""), route=call.route, status=answer.head.status,
-        latency_ms=call.latency_ms, request=call.body, response=answer.body, trace_id=match[1].decode() if match else "",
+        latency_ms=call.latency_ms, request=call.body, response=answer.body, trace_id=trace.trace_id if trace else "",
     )  # fmt: skip
