@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 import pytest
 from botocore.exceptions import ClientError
 
@@ -63,6 +65,7 @@ pulumi.export("queue", dead.url)
 """
 
 
+@pytest.mark.timeout(900)
 def test_a_stack_lives_from_up_to_destroy(project: Project, aws: Aws) -> None:
     project.program(LAKE)
     project("up", "--yes")
@@ -88,7 +91,6 @@ def test_a_stack_lives_from_up_to_destroy(project: Project, aws: Aws) -> None:
     assert aws.s3.get_bucket_tagging(Bucket=bucket)["TagSet"] == [{"Key": "which", "Value": "two"}]
     roles = [role["RoleName"] for role in aws.iam.list_roles()["Roles"]]
     assert roles == ["a-name-of-its-own"]
-    assert project.changes() == {}
 
     # What was changed and deleted behind its back, a refresh finds and the next up mends.
     aws.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
@@ -144,3 +146,47 @@ def test_it_works_on_this_machine_only(project: Project) -> None:
     project.env["AWS_ENDPOINT_URL"] = "https://s3.us-east-1.amazonaws.com"
     project.program('aws.s3.Bucket("b")\n')
     assert "works on an emulated AWS of this machine only" in project("preview", fails=True)
+
+
+SERVE = """
+config = pulumi.Config()
+trust = json.dumps({"Version": "2012-10-17", "Statement": [
+    {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}]})
+role = aws.iam.Role("runner", assume_role_policy=trust)
+one = aws.lambda_.Function(
+    "one", role=role.arn, runtime="python3.11", handler="main.handler", publish=True,
+    code=pulumi.AssetArchive({"main.py": pulumi.FileAsset("hello/main.py"), "lib": pulumi.FileArchive("hello/lib")}),
+    environment={"variables": {"WORD": config.get("word") or "first"}},
+)
+live = aws.lambda_.Alias("live", function_name=one.name, function_version=one.version)
+url = aws.lambda_.FunctionUrl("one", function_name=one.name, authorization_type="NONE")
+pulumi.export("name", one.name)
+pulumi.export("version", one.version)
+pulumi.export("url", url.function_url)
+"""
+
+
+def test_a_function_goes_live_with_its_alias(project: Project, aws: Aws) -> None:
+    (project.root / "hello" / "lib").mkdir(parents=True)
+    (project.root / "hello" / "lib" / "said.py").write_text("WORD = 'a'\n")
+    (project.root / "hello" / "main.py").write_text(
+        "import os\nfrom lib.said import WORD\ndef handler(event, context): return WORD + os.environ['WORD']\n"
+    )
+    project.program(SERVE)
+    project("up", "--yes")
+    made = project.outputs()
+
+    def said() -> tuple[str, str]:
+        alias = aws.__getattr__("lambda").list_aliases(FunctionName=made["name"])["Aliases"][0]["Name"]
+        answer = aws.__getattr__("lambda").invoke(FunctionName=made["name"], Qualifier=alias)
+        return answer["ExecutedVersion"], answer["Payload"].read().decode()
+
+    assert (made["version"], said()) == ("1", ("1", '"afirst"'))
+    with urllib.request.urlopen(made["url"]) as answer:
+        assert answer.read() == b"afirst"
+    (project.root / "hello" / "lib" / "said.py").write_text("WORD = 'b'\n")
+    assert project.changes() == {"one": "update", "live": "update"}
+    project("up", "--yes")
+    assert said() == ("2", '"bfirst"')
+    project("destroy", "--yes")
+    assert aws.__getattr__("lambda").list_functions()["Functions"] == []

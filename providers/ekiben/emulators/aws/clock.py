@@ -50,7 +50,8 @@ def next_time(expression: str, zone: str, after: datetime, since: datetime) -> d
         *five, years = fields
         five[4] = re.sub(r"\b[1-7]\b(?!#)", lambda day: DAYS[int(day[0]) - 1], five[4].upper())
         wanted = _years(years)
-        for at in CronSim(" ".join(field.replace("?", "*") for field in five), after.astimezone(tz)):
+        times: Iterator[datetime] = CronSim(" ".join(field.replace("?", "*") for field in five), after.astimezone(tz))
+        for at in times:
             if at.year in wanted:
                 return at
             if at.year > max(wanted):
