@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from ekiben.packing.archive import files, write
+from tests.fakes.gcs import Gcs
+from tests.fakes.http import Blob, serving
 
 from .conftest import folder, until
 from .platforms import SERVICE, Load, container, free_port, sealed, why_not_sealed
@@ -186,6 +188,35 @@ def test_what_has_not_its_digest_is_not_loaded(tmp_path: Path, bento: Path) -> N
     with container(tmp_path, env={**on({}, (tmp_path / "any.tar").as_uri()), "EKIBEN_DIGEST": right}) as running:
         running.ready()
         assert loaded.exists()
+
+
+def test_a_bento_comes_from_the_platform_s_own_storage(tmp_path: Path, bento: Path) -> None:
+    """Cloud Run, a bucket, and a store that fails once. What is missing, or is another, ends the start and says so."""
+    packed = write(files(bento), tmp_path)
+    account = tmp_path / "account.json"
+    with serving(Gcs) as store:
+        fields = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        account.write_text(json.dumps({**fields, "gcs_base_url": store.url}))
+        store.blobs["models", f"bentos/{packed.sha256}.tar"] = Blob(packed.path.read_bytes())
+        store.blobs["models", f"bentos/{'0' * 64}.tar"] = Blob(packed.path.read_bytes())
+        store.fail = [503]
+        credentials = {
+            "GOOGLE_BASE_URL": store.url,
+            "GOOGLE_SERVICE_ACCOUNT": str(account),
+            **CLOUD_RUN,
+            "HOME": str(tmp_path),
+        }
+        with container(tmp_path, env=on(credentials, f"gs://models/bentos/{packed.sha256}.tar")) as running:
+            running.ready()
+            assert running.send("POST", "/predict", ROW, JSON).json == [2, 4]
+        asked = len(store.seen)
+        with container(tmp_path, env=on(credentials, f"gs://models/bentos/{packed.sha256}.tar")) as running:
+            running.ready()
+        assert len(store.seen) == asked  # it is there, and right
+        for digest, why in (("0" * 64, packed.sha256), ("1" * 64, "1" * 64)):
+            with container(tmp_path, env=on(credentials, f"gs://models/bentos/{digest}.tar")) as running:
+                assert running.process.wait(30) == 5
+                assert why in running.said()
 
 
 def test_a_folder_has_its_digest_too_where_one_is_given(tmp_path: Path, bento: Path) -> None:

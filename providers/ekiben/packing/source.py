@@ -111,7 +111,8 @@ def cache_dir() -> Path:
             if os.access(cache, os.W_OK):
                 return cache
     cache = Path(tempfile.gettempdir(), f"ekiben-{os.getuid()}")
-    cache.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        cache.mkdir(mode=0o700)
     found = cache.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise AccessDenied(
