@@ -54,7 +54,7 @@ async def status_of(app: Any, asked: dict[str, str]) -> int:
 async def serve() -> None:
     from ekiben.serving import bentoml_app
 
-    app = bentoml_app.application(
+    app, _ = bentoml_app.application(
         {"service": f"{__package__}.service:Probe", "name": "fuzzed", "version": "1"},
         tempfile.mkdtemp(prefix="fuzz-"),
         None,

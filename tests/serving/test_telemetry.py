@@ -328,3 +328,15 @@ def test_several_callers_at_once_have_each_their_own_trace(plain: Served) -> Non
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_bentomls_own_server_exports_spans_of_the_same_names(tmp_path: Path, collector: Collector) -> None:
+    with served(folder(tmp_path / "bento", SERVICE), tmp_path / "own", own=True, env=configured(collector)) as worker:
+        assert worker.post("/blocking", {}, traceparent=SAMPLED).body.decode().startswith(TRACE)
+        worker.post("/blocking", {}, traceparent=UNSAMPLED)
+    span = next(span for span in collector.spans if span["kind"] == SERVER_SPAN)
+    assert (span["trace_id"], span["parent"], span["resource"]["service.name"]) == (TRACE, PARENT, "shop")
+    assert span["attributes"]["http.request.method"] == "POST"
+    assert span["attributes"]["http.response.status_code"] == 200
+    assert len([span for span in collector.spans if span["kind"] == SERVER_SPAN]) == 1
+    assert "http.server.request.duration" in {point["name"] for point in collector.points}

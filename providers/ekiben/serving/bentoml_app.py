@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import loading, sagemaker
+from . import loading, otel, sagemaker
+from .limits import Limits
 
 __all__ = ["application", "run"]
 
@@ -34,7 +36,7 @@ def run(
         os.environ["BENTOML_HOME"] = str(Path(metrics_dir) / "bentoml")
     import uvicorn
 
-    app = application(about, metrics_dir, timeout_s, predictions)
+    app, telemetry = application(about, metrics_dir, timeout_s, predictions)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -55,6 +57,10 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     Server(config).run(sockets=listeners)
+    if telemetry is not None:
+        flushed = threading.Event()
+        telemetry.flush(flushed.set)
+        flushed.wait(Limits.from_environment().flush_timeout_s)
 
 
 def _writable(folder: str) -> bool:
@@ -66,7 +72,8 @@ def _writable(folder: str) -> bool:
 
 def application(
     about: dict[str, str], metrics_dir: str, timeout_s: float | None, predictions: dict[str, Any] | None = None
-) -> Any:
+) -> tuple[Any, otel.Providers | None]:
+    """The application, and what is to be flushed when it has ended."""
     from _bentoml_sdk import images
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.context import server_context
@@ -101,21 +108,24 @@ def application(
     if not _writable(os.getcwd()):  # where bentoml.monitor would write, and fail each prediction when it cannot
         options = service.config.setdefault("monitoring", {}).setdefault("options", {})
         options.setdefault("log_path", str(Path(metrics_dir) / "monitoring"))
+    telemetry = otel.provide(service.name, about) if "tracing" not in service.config else None
+    if telemetry is not None:
+        _trace(telemetry)
     if predictions is not None:
         _log(service, predictions, server_context.service_routes)
     own = set(server_context.service_routes)
     predict = sagemaker.default(service.apis)
-    return sagemaker.with_paths(
+    app = sagemaker.with_paths(
         service.to_asgi(is_main=True), own, join_paths(service.path_prefix, "/readyz"),
         join_paths(service.path_prefix, service.apis[predict].route) if predict else "",
     )  # fmt: skip
+    return app, telemetry
 
 
 def _log(service: Any, given: dict[str, Any], routes: list[str]) -> None:
     """Have the service's answers logged, as the lean server logs them."""
     from bentoml._internal.configuration.containers import BentoMLContainer
 
-    from .limits import Limits
     from .predictions import COUNTERS, Middleware
 
     client = BentoMLContainer.metrics_client.get()
@@ -124,3 +134,14 @@ def _log(service: Any, given: dict[str, Any], routes: list[str]) -> None:
         Middleware, given=given, routes=frozenset(routes), count=lambda kind: counters[kind].inc(),
         flush_timeout_s=Limits.from_environment().flush_timeout_s,
     )  # fmt: skip
+
+
+def _trace(telemetry: otel.Providers) -> None:
+    """Have BentoML's spans and measurements exported, with the names that the lean server gives them."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from opentelemetry.util.http import ExcludeList
+
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+    BentoMLContainer.tracing_excluded_urls.set(ExcludeList(["/livez$", "/readyz$", "/healthz$", "/metrics$"]))
+    if telemetry.tracer is not None:
+        BentoMLContainer.tracer_provider.set(telemetry.tracer)

@@ -23,7 +23,7 @@ from .watching import Watched
 if TYPE_CHECKING:
     from .application import Application
 
-__all__ = ["Spans", "asked", "start"]
+__all__ = ["Providers", "Spans", "asked", "provide", "start"]
 
 SIGNALS = ("traces", "metrics")
 SCOPE = "ekiben.serving"
@@ -53,12 +53,18 @@ def asked() -> dict[str, list[str]]:
 
 def start(application: Application) -> Spans | None:
     """What the environment asks for, set up; None where it asks for nothing, or cannot be had, which the log says."""
+    providers = provide(application.service.name, application.about)
+    return Spans(application, providers) if providers is not None else None
+
+
+def provide(service: str, about: dict[str, str]) -> Providers | None:
+    """The providers that the environment asks for; None where it asks for none, or they cannot be had, which the log says."""
     wanted = asked()
     if not wanted:
         return None
     try:
         exporters = {signal: [_exporter(signal, name)() for name in names] for signal, names in wanted.items()}
-        return Spans(application, exporters)
+        return Providers(_resource(service, about), exporters)
     except ImportError as error:
         log.warning(
             "OpenTelemetry is configured, and the bento's environment lacks %s: nothing is exported. Add opentelemetry-sdk and "
@@ -85,18 +91,72 @@ def _exporter(signal: str, name: str) -> Any:
     raise ImportError(f"the exporter {name}", name=package)
 
 
+class Providers:
+    """Of spans and of measurements, None where nobody wants them. Everything in this process gets them."""
+
+    def __init__(self, resource: Any, exporters: dict[str, list[Any]]) -> None:
+        self._flushes: list[Callable[[], object]] = []
+        self.tracer = self._traces(resource, exporters["traces"]) if "traces" in exporters else None
+        self.meter = self._metrics(resource, exporters["metrics"]) if "metrics" in exporters else None
+
+    def flush(self, done: Callable[[], object]) -> None:
+        """Send what has not been sent, in a thread that waits for the network, and then call `done` there."""
+
+        def flush() -> None:
+            for each in self._flushes:
+                try:
+                    each()
+                except Exception:
+                    log.exception("the last spans could not be sent")
+            done()
+
+        threading.Thread(target=flush, name="flush", daemon=True).start()
+
+    def _traces(self, resource: Any, exporters: list[Any]) -> Any:
+        """The service's own provider, where it has set one."""
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        provider: Any = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider):
+            provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+            for exporter in exporters:
+                provider.add_span_processor(BatchSpanProcessor(exporter))
+            trace.set_tracer_provider(provider)
+            self._flushes.append(provider.shutdown)
+        elif hasattr(provider, "force_flush"):
+            self._flushes.append(provider.force_flush)
+        return provider
+
+    def _metrics(self, resource: Any, exporters: list[Any]) -> Any:
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+        readers = [
+            exporter if isinstance(exporter, MetricReader) else PeriodicExportingMetricReader(exporter)
+            for exporter in exporters
+        ]
+        provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+        metrics.set_meter_provider(provider)
+        self._flushes.append(provider.shutdown)
+        return provider
+
+
 class Spans:
     """The spans and durations of an application's requests: `handle` begins, `failed` and `ended` are told, `stop` flushes."""
 
-    def __init__(self, application: Application, exporters: dict[str, list[Any]]) -> None:
+    def __init__(self, application: Application, providers: Providers) -> None:
         from opentelemetry import propagate, trace
 
-        self._application, self._trace, self._propagate = application, trace, propagate
+        self._application, self._trace, self._propagate, self._providers = application, trace, propagate, providers
         self._fields = {field.encode(): field for field in propagate.get_global_textmap().fields}
-        self._flush: list[Callable[[], object]] = []
-        self._resource = _resource(application)
-        self._tracer: Any = self._traced_by(exporters["traces"]) if "traces" in exporters else None
-        self._duration = self._measured_by(exporters["metrics"]) if "metrics" in exporters else None
+        self._tracer: Any = providers.tracer and providers.tracer.get_tracer(SCOPE)
+        self._duration = providers.meter and providers.meter.get_meter(SCOPE).create_histogram(
+            "http.server.request.duration", "s", "Duration of HTTP server requests.",
+            explicit_bucket_boundaries_advisory=list(BUCKETS),
+        )  # fmt: skip
 
     def handle(self, exchange: Exchange) -> None:
         """Have it answered, within a span of its own unless it asks after the server's health."""
@@ -144,19 +204,14 @@ class Spans:
             self._duration.record(seconds, told)
 
     async def stop(self) -> None:
-        """Send what has not been sent. The caller bounds it: it is a thread that waits for the network."""
+        """Send what has not been sent. The caller bounds it."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-        def flush() -> None:
-            for each in self._flush:
-                try:
-                    each()
-                except Exception:
-                    log.exception("the last spans could not be sent")
+        def told() -> None:
             with suppress(RuntimeError):  # nobody has waited
                 loop.call_soon_threadsafe(done.set)
 
-        threading.Thread(target=flush, name="flush", daemon=True).start()
+        self._providers.flush(told)
         await done.wait()
 
     def _begin(self, exchange: Exchange) -> None:
@@ -181,47 +236,14 @@ class Spans:
         context.attach(self._trace.set_span_in_context(span, outer))
         tracing.enter(exchange.trace)
 
-    def _traced_by(self, exporters: list[Any]) -> Any:
-        """A tracer of the service's own provider, where it has set one, else of one that everything in this process gets."""
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        provider: Any = self._trace.get_tracer_provider()
-        if isinstance(provider, self._trace.ProxyTracerProvider):
-            provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-            for exporter in exporters:
-                provider.add_span_processor(BatchSpanProcessor(exporter))
-            self._trace.set_tracer_provider(provider)
-            self._flush.append(provider.shutdown)
-        elif hasattr(provider, "force_flush"):
-            self._flush.append(provider.force_flush)
-        return provider.get_tracer(SCOPE)
-
-    def _measured_by(self, exporters: list[Any]) -> Any:
-        from opentelemetry import metrics
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
-
-        readers = [
-            exporter if isinstance(exporter, MetricReader) else PeriodicExportingMetricReader(exporter)
-            for exporter in exporters
-        ]
-        provider = MeterProvider(readers, resource=self._resource, shutdown_on_exit=False)
-        metrics.set_meter_provider(provider)
-        self._flush.append(provider.shutdown)
-        return provider.get_meter(SCOPE).create_histogram(
-            "http.server.request.duration", "s", "Duration of HTTP server requests.",
-            explicit_bucket_boundaries_advisory=list(BUCKETS),
-        )  # fmt: skip
-
-
-def _resource(application: Application) -> Any:
+def _resource(service: str, about: dict[str, str]) -> Any:
     """Who this is, as BentoML says it; what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes first."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     said = {
-        "service.name": application.service.name, "service.namespace": application.about.get("name", ""),
-        "service.version": application.about.get("version", ""), "service.instance.id": f"{os.uname().nodename}:{os.getpid()}",
+        "service.name": service, "service.namespace": about.get("name", ""),
+        "service.version": about.get("version", ""), "service.instance.id": f"{os.uname().nodename}:{os.getpid()}",
     }  # fmt: skip
     given = OTELResourceDetector().detect()
     return Resource.create({key: value for key, value in said.items() if value}).merge(given)
