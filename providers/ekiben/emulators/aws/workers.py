@@ -180,10 +180,13 @@ class Workers:
 
     def _take(self, code: Code) -> Worker:
         with self._lock:
-            for worker in reversed(self._idle):
+            for worker in self._idle[::-1]:
                 if worker.code.key == code.key:
                     self._idle.remove(worker)
-                    return worker
+                    if worker.ward.wait(0) is None:
+                        return worker
+                    self._all.discard(worker)  # it has ended by itself meanwhile
+                    worker.end()
             if len(self._all) - len(self._idle) >= CONCURRENCY or self._closing.is_set():
                 raise Refused("TooManyRequestsException", "Rate Exceeded.", 429)
             worker = Worker(code, self._folder, _runtime(self._folder), _unpacked(self._folder, code.zip))
