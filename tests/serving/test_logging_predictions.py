@@ -249,6 +249,17 @@ def test_where_only_tmp_can_be_written_rows_wait_there(bento: Path, tmp_path: Pa
     assert len(stored(lake)) == 1
 
 
+def test_a_place_in_tmp_that_somebody_else_has_made_is_not_used(bento: Path, tmp_path: Path, lake: Path) -> None:
+    (tmp_path / "home").write_text("no folder")
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "tmp" / f"ekiben-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    env = {"HOME": str(tmp_path / "home"), "XDG_STATE_HOME": "", "TMPDIR": str(tmp_path / "tmp")}
+    done = run("serve", str(bento), "--port", "0", "--log-predictions", str(lake), **env)
+    assert (done.returncode, "somebody else has made it" in done.stderr) == (3, True), done.stderr
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ekiben.cli", *arguments], capture_output=True, text=True, env={**os.environ, **env}
