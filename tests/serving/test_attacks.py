@@ -213,6 +213,23 @@ def test_json_that_is_deep_huge_or_odd_is_answered_at_once(
         assert answer.json is None
 
 
+@pytest.mark.parametrize(
+    ("path", "given", "shape"),
+    [
+        ("/array", [["x" * (number % 30), number] for number in range(20_000)], [20_000, 2]),
+        ("/array", ["x" * 1_000_000], [1]),
+        ("/texts", ["word " * 50] * 5_000 + [""], [5_001]),
+        ("/frame", [{"id": n, f"c{n % 40}": 1} for n in range(5_000)], [5_000, 41]),
+        ("/frame", [{f"c{n}": n for n in range(500)}, {}], [2, 500]),
+        ("/frame", {"a": list(range(50_000)), "b": 0}, [50_000, 2]),
+    ],
+    ids=["mixed", "one", "texts", "sparse", "wide", "long"],
+)
+def test_what_is_large_and_honest_is_taken(attacked: Served, path: str, given: object, shape: list[int]) -> None:
+    answer = attacked.post(path, {"x": given})
+    assert (answer.status, answer.json) == (200, shape)
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
 def test_a_compressed_body_is_not_read(attacked: Served, coding: str) -> None:
     bomb = gzip.compress(b'{"x": ' + b" " * 50_000_000 + b"1}")
