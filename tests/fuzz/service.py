@@ -52,7 +52,12 @@ class Own(bentoml.IODescriptor):
     grid: Annotated[np.ndarray, DType("int64")] = Field(default=[1])
 
 
-@bentoml.service(name="fuzzed", traffic={"timeout": 20})
+@bentoml.service(
+    name="fuzzed",
+    traffic={"timeout": 20},
+    http={"cors": {"enabled": True, "access_control_allow_origins": ["http://a"]}},
+    logging={"access": {"enabled": True}},
+)
 class Probe:
     @bentoml.api
     async def one(self, person: Person, times: int = 1) -> Person:

@@ -221,7 +221,7 @@ class FileSchema:
         if media_type and self.content_type and not fnmatch.fnmatch(media_type, self.content_type):
             raise ValueError(f"Invalid content type {media_type}, expected {self.content_type}")
         suffix = os.path.basename(filename) if filename else ""
-        if len(name := os.fsencode(suffix)) > MAX_NAME_BYTES:
+        if len(name := os.fsencode(suffix)) > MAX_NAME_BYTES and b"\0" not in name:
             suffix = name[-MAX_NAME_BYTES:].decode("utf-8", "ignore")
         with tempfile.NamedTemporaryFile(suffix=suffix, dir=request_temp_dir(), delete=False) as file:
             file.write(body)
