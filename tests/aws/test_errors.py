@@ -18,6 +18,7 @@ from .conftest import REGION
 
 # Declared errors that say nothing but what AWS says: our request was wrong, or their side is in a state that nobody can name.
 GENERIC = {
+    "ModelError",
     "CodeArtifactUserDeletedException",
     "CodeArtifactUserFailedException",
     "CodeSigningConfigNotFoundException",
@@ -41,6 +42,7 @@ GENERIC = {
     "SnapStartException",
     "SnapStartRegenerationFailureException",
     "UnsupportedMediaTypeException",
+    "ValidationError",
 }
 
 

@@ -50,7 +50,7 @@ class Bundle:
         source = folder / "source"
         source.mkdir(parents=True)
         (source / "main.py").write_text(MAIN, encoding="utf-8")
-        made = packing.function_bundle(source)
+        made = packing.function_bundle(source, "aws")
         self.root = packing.unpack(made.path, made.sha256, folder / "task")
         self.bytes = made.path.stat().st_size
         (folder / "platform.json").write_text(platform.to_json(), encoding="utf-8")

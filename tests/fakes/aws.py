@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from ekiben.emulators.aws.call import Call
+from ekiben.emulators.aws.sagemaker import update_endpoint
+
 App = Callable[[dict[str, Any], Any], Any]
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 429: "Too Many Requests", 500: "Internal Server Error"}
 
@@ -38,7 +41,9 @@ class Edge:
 
     def clear(self) -> None:
         self.seen: list[tuple[str, dict[str, Any]]] = []
-        self._fail: list[tuple[str, int, dict[str, Any]]] = []
+        self._say: list[tuple[str, int, Any, dict[str, str]]] = []
+        # What DescribeEndpoint says instead of moto, until the endpoint is deleted.
+        self.endpoints: dict[str, dict[str, Any]] = {}
         self._jobs: dict[str, dict[str, Any]] = {}
         # Lambda's lists come in pages of this many, where moto gives all at once.
         self.page = 0
@@ -49,7 +54,12 @@ class Edge:
         self, target: str, code: str, message: str = "as the test asked", *, status: int = 400, times: int = 1
     ) -> None:
         """Answer the next calls of `target` (how it ends) with an error."""
-        self._fail += [(target, status, {"__type": code, "message": message, "Type": "User"})] * times
+        for _ in range(times):
+            self.say(target, status, {"__type": code, "message": message, "Type": "User"})
+
+    def say(self, target: str, status: int, said: Any, headers: dict[str, str] | None = None) -> None:
+        """Answer the next call of `target` with this."""
+        self._say.append((target, status, said, headers or {}))
 
     def hold(self, job: str, **state: Any) -> None:
         """What DescribeTrainingJob says of a job beside or instead of what moto does; None takes a key away."""
@@ -69,10 +79,20 @@ class Edge:
         target = environ.get("HTTP_X_AMZ_TARGET") or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         asked = _parsed(body)
         self.seen.append((target, asked))
-        for number, (name, status, said) in enumerate(self._fail):
+        for number, (name, status, said, headers) in enumerate(self._say):
             if target.endswith(name):
-                del self._fail[number]
-                return _reply(start, status, said)
+                del self._say[number]
+                return _reply(start, status, said, headers)
+        if target == "SageMaker.DeleteEndpoint":
+            self.endpoints.pop(asked["EndpointName"], None)
+        if target == "SageMaker.DescribeEndpoint" and asked["EndpointName"] in self.endpoints:
+            found = _parsed(b"".join(self._app(environ, lambda *_: None)))
+            if "EndpointArn" in found:
+                return _reply(start, 200, {**found, **self.endpoints[asked["EndpointName"]]})
+            environ["wsgi.input"] = io.BytesIO(body)
+        if target == "SageMaker.UpdateEndpoint":
+            answer = update_endpoint(Call(environ))
+            return _reply(start, answer.status, json.loads(answer.body))
         name = asked.get("TrainingJobName", "")
         if target == "SageMaker.CreateTrainingJob":
             if name in self._jobs:

@@ -21,7 +21,8 @@ SUPPORT = Support(
         # Between two revisions at a time.
         Feature.TRAFFIC_SPLIT: True,
         Feature.REVISION_TAG: True,
-        Feature.ENDPOINT_GPU: "its endpoints are Lambda functions, and Lambda has no GPUs",
+        # On SageMaker's instances, which do not scale to zero; all other endpoints are Lambda functions.
+        Feature.ENDPOINT_GPU: True,
         Feature.OPEN_ENDPOINT: True,
         Feature.ON_NEW_DATA: True,
         Feature.ON_SCHEDULE: True,

@@ -6,24 +6,23 @@ A version's description says which revision it is, so nothing has to be kept bes
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
-from ekiben import predictions, runtime
+from ekiben import runtime
+from ekiben.aws.bentos import check_bytes, last_predictions
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import EndpointFacts, facts_of
 from ekiben.aws.lambdas import Answer, Lambda, said_of
-from ekiben.aws.measures import measured
+from ekiben.aws.measures import LAMBDA, measured
 from ekiben.aws.storage import open_storage
 from ekiben.errors import (
-    IntegrityError,
     ModelFailed,
     NotFound,
     SpecError,
@@ -76,7 +75,7 @@ class Endpoint(runtime.Endpoint):
             self.retire(id)
             there = None
         if there is None:
-            self._check_bytes(version, operation)
+            check_bytes(self._storage, version, operation)
             variables = {
                 "EKIBEN_BENTO": version.bento_uri,
                 "EKIBEN_DIGEST": version.digest,
@@ -187,18 +186,11 @@ class Endpoint(runtime.Endpoint):
                 {**which, "Resource": f"{self._facts.function}:{self._facts.alias}"},
                 {"FunctionName": self._facts.function, "Resource": f"{self._facts.function}:{numbers[revision.id][0]}"},
             ]
-            found.append(measured(self._cloud, operation, revision.id, revision.created_at, where))
+            found.append(measured(self._cloud, operation, revision.id, revision.created_at, where, LAMBDA))
         return found
 
     def predictions(self, last: int = 100) -> list[LoggedPrediction]:
-        rows: list[LoggedPrediction] = []
-        if last < 1:
-            return rows
-        for row in predictions.recent(self._storage, self.part.name):
-            rows.append(row)
-            if len(rows) >= last:
-                break
-        return rows
+        return last_predictions(self._storage, self.part.name, last)
 
     def _numbers(self, operation: str) -> dict[str, list[str]]:
         """Revision id -> its versions, the first made first: nearly always one."""
@@ -217,16 +209,6 @@ class Endpoint(runtime.Endpoint):
             return TAG_PREFIX + revision
         there = ", ".join(numbers) or "none"
         raise NotFound("aws", operation, f"there is no revision {revision!r}; there is: {there}")
-
-    def _check_bytes(self, version: ModelVersion, operation: str) -> None:
-        """Are the bento's bytes those that were registered? The server asks again, before it loads any of them."""
-        with self._storage.open(self._storage.key(version.bento_uri)) as file:
-            found = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-        if found != version.digest:
-            raise IntegrityError(
-                "aws", operation, f"the bento has the digest {found}, not {version.digest}: it is not the one registered",
-                "Pack and register it again",
-            )  # fmt: skip
 
     def _start(self, version: ModelVersion, number: str, operation: str) -> None:
         """Wait until the version answers, as the first request would. Raises ModelFailed, and the version is gone."""

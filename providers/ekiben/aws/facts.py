@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 from ekiben.errors import SpecError
 from ekiben.records import Part, Platform, Record
 
-__all__ = ["EndpointFacts", "FunctionFacts", "RegistryFacts", "StorageFacts", "TrainingFacts", "facts_of", "tags"]
+__all__ = [
+    "EndpointFacts",
+    "FunctionFacts",
+    "RegistryFacts",
+    "StorageFacts",
+    "TrainingFacts",
+    "VariantsFacts",
+    "facts_of",
+    "tags",
+]
 
 F = TypeVar("F", bound=Record)
 
@@ -89,6 +98,30 @@ class EndpointFacts(Record):
     template_sha256: str
     log_group: str
     url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VariantsFacts(Record):
+    """An endpoint on SageMaker's instances, for what Lambda cannot do: endpoint is its name, 40 characters at most. It is made by
+    the first deployment, and so are its models and configurations, with the platform's tags.
+
+    image_uri: an image whose `serve` is `ekiben serve`; role_arn: what its models run as. The rest as in `EndpointFacts`.
+    """
+
+    region: str
+    endpoint: str
+    role_arn: str
+    image_uri: str
+    instance_type: str
+    instances: int
+    model: str
+    storage_uri: str
+    template_uri: str
+    template_sha256: str
+    subnet_ids: list[str] = field(default_factory=list)
+    security_group_ids: list[str] = field(default_factory=list)
+    kms_key: str = ""
+    network_isolation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

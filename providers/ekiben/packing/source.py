@@ -19,22 +19,6 @@ FUNCTION_LIBRARY = "_ekiben/"
 # What a function needs of Ekiben: the run face and nothing that imports more than the standard library and obstore.
 RUN_FACE = (
     "*.py",
-    "*/runtime.py",
-    "aws/client.py",
-    "aws/endpoint.py",
-    "aws/errors.py",
-    "aws/events.py",
-    "aws/facts.py",
-    "aws/function.py",
-    "aws/handler.py",
-    "aws/jobs.py",
-    "aws/lambdas.py",
-    "aws/logs.py",
-    "aws/measures.py",
-    "aws/mirror.py",
-    "aws/registry.py",
-    "aws/storage.py",
-    "aws/training.py",
     "lineage/__init__.py",
     "lineage/data.py",
     "lineage/machine.py",
@@ -42,10 +26,18 @@ RUN_FACE = (
     "packing/archive.py",
     "packing/assemble.py",
     "release/*.py",
-    "station/client.py",
-    "station/handler.py",
-    "station/wire.py",
 )
+# The same of each provider. What builds and what trains stays at home.
+OF_PROVIDER = {
+    "aws": tuple(
+        f"aws/{noun}.py"
+        for noun in (
+            "bentos", "client", "endpoint", "errors", "events", "facts", "function", "handler", "jobs", "lambdas", "logs",
+            "measures", "mirror", "registry", "runtime", "storage", "training", "variants",
+        )
+    ),
+    "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
+}  # fmt: skip
 DEPLOY_FACE = frozenset({"components.py", "cost.py", "specs.py"})
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (
@@ -75,15 +67,16 @@ def bundle(folder: Path, *, extra: Mapping[str, Content] | None = None) -> Bundl
     return write({**files(folder, skipped), **(extra or {})}, cache_dir() / "bundles")
 
 
-def function_bundle(folder: Path) -> Bundle:
+def function_bundle(folder: Path, *providers: str) -> Bundle:
     """The bundle of a function, with the run face of Ekiben under `_ekiben/`: it runs where only obstore is installed.
 
-    Raises SpecError when the folder has no `main.py`.
+    providers: those whose components it can use; all by default. Raises SpecError when the folder has no `main.py`.
     """
     source = files(folder, skipped)
     if "main.py" not in source:
         raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
-    return write({**source, **_library(RUN_FACE, FUNCTION_LIBRARY, DEPLOY_FACE | {"job.py"})}, cache_dir() / "bundles")
+    patterns = [*RUN_FACE, *(one for name in providers or OF_PROVIDER for one in OF_PROVIDER[name])]
+    return write({**source, **_library(patterns, FUNCTION_LIBRARY, DEPLOY_FACE | {"job.py"})}, cache_dir() / "bundles")
 
 
 def job_library(*own: str) -> Bundle:
