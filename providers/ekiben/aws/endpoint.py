@@ -82,12 +82,13 @@ class Endpoint(runtime.Endpoint):
                 # Without a difference to the last version, also one that is gone, Lambda publishes nothing.
                 "EKIBEN_DEPLOYED_AT": now(),
             }
-            self._function.publish(operation, f"{id} {version.id} {version.digest}", variables)
-        first, *doubles = self._numbers(operation)[id]
+            mine = self._function.publish(operation, f"{id} {version.id} {version.digest}", variables)
+            # Of two at once that made one each the first is the revision; each takes back its own.
+            if (first := self._numbers(operation).get(id, [mine])[0]) != mine:
+                self._function.delete(operation, mine)
+        else:
+            first = self._numbers(operation).get(id, [""])[0]
         if there is None or not there.weight:
-            # Of two at once that made one each the first is the revision, and the other has no use.
-            for double in doubles:
-                self._function.delete(operation, double)
             self._start(version, first, operation)
         if tag:
             self._function.point(operation, TAG_PREFIX + tag, first)
@@ -212,7 +213,10 @@ class Endpoint(runtime.Endpoint):
 
     def _start(self, version: ModelVersion, number: str, operation: str) -> None:
         """Wait until the version answers, as the first request would. Raises ModelFailed, and the version is gone."""
-        answer = self._function.invoke(operation, _request("GET", READY), number)
+        try:
+            answer = self._function.invoke(operation, _request("GET", READY), number)
+        except NotFound as error:
+            raise Unavailable("aws", operation, "somebody has retired it meanwhile", "Repeat it") from error
         status, _, said = _response(answer.payload) if not answer.failed else (500, {}, b"")
         if status < 400:
             return
