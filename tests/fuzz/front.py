@@ -41,6 +41,7 @@ class Fronted:
         self.loop = asyncio.new_event_loop()
         self._connection = Connection
         self.bodies: list[bytes] = []
+        self.methods: list[bytes] = []
         self.failure: BaseException | None = None
         self.handed_over = False
         folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -48,14 +49,14 @@ class Fronted:
         self.front: Any = self.loop.run_until_complete(self._made(Front, AccessLog(folder / "access.jsonl"), Limits()))
 
     async def _made(self, front: Any, access: Any, limits: Any) -> Any:
-        return front(admit=lambda call: MAX_BYTES, answer=self._answer, access=access, rest=self._rest, limits=limits)
+        return front(admit=self._admit, answer=self._answer, access=access, rest=self._rest, limits=limits)
 
     def ask(self, pieces: Sequence[bytes]) -> Asked:
         """Send these pieces on a connection of their own, then leave. Raises Violation."""
         return self.loop.run_until_complete(self._ask(pieces))
 
     async def _ask(self, pieces: Sequence[bytes]) -> Asked:
-        self.bodies, self.failure, self.handed_over = [], None, False
+        self.bodies, self.methods, self.failure, self.handed_over = [], [], None, False
         connection = self._connection(self.front)
         wire = Wire(connection)
         connection.connection_made(wire)
@@ -68,8 +69,7 @@ class Fronted:
             if self.failure is not None:
                 raise self.failure
             closed = not wire.open or wire.ended
-            # A call by HEAD is answered as any other here; what a method means is not the front's.
-            return Asked(replies(wire.sent, (), closed), closed)
+            return Asked(replies(wire.sent, self.methods, closed), closed)
         finally:
             wire.close()
             await asyncio.sleep(0)
@@ -86,6 +86,10 @@ class Fronted:
             await asyncio.sleep(0)
             now = len(wire.sent), len(connection._buffer)
             same, before = (same + 1 if now == before and len(asyncio.all_tasks()) == 1 else 0), now
+
+    def _admit(self, call: Any) -> int:
+        self.methods.append(call.head.method)
+        return MAX_BYTES
 
     def _answer(self, call: Any) -> None:
         async def echo() -> None:

@@ -94,7 +94,7 @@ def _reply(sent: bytes, method: bytes, ended: bool) -> tuple[Reply, bytes, bool]
         try:
             event = client.next_event()
         except h11.RemoteProtocolError as error:
-            raise Violation(f"an answer is no HTTP: {str(error)[:60]}") from error
+            raise Violation(f"an answer is no HTTP: {str(error)[:25]}") from error
         if event is h11.NEED_DATA:
             if not ended:
                 raise Violation("an answer is not whole")
