@@ -63,6 +63,10 @@ class Resource:
         asked = proto.UpdateRequest(id=self.id, urn=self.urn, olds=struct(self.state), news=struct(new))
         self.state, self.inputs = plain(self.plugin.Update(asked, Context()).properties), new
 
+    def adopted(self) -> dict[str, Any]:
+        """The inputs that an import of it finds."""
+        return plain(self.plugin.Read(proto.ReadRequest(id=self.id, urn=self.urn), Context()).inputs)
+
     def refresh(self) -> bool:
         """Take in what is there; False when nothing is."""
         asked = proto.ReadRequest(id=self.id, urn=self.urn, properties=struct(self.state), inputs=struct(self.inputs))
@@ -243,3 +247,29 @@ def test_a_budget_changes_in_place(plugin: Plugin, aws: Aws) -> None:
     assert budget.diff() == ([], [])
     assert budget.state["tagsAll"] == {"all": "1", "x": "1"}
     budget.delete()
+
+
+@pytest.mark.parametrize(
+    ("token", "inputs"),
+    [
+        ("aws:s3/bucket:Bucket", {"bucket": "theirs"}),
+        ("aws:cloudwatch/logGroup:LogGroup", {"name": "/theirs", "retentionInDays": 7}),
+        ("aws:sqs/queue:Queue", {"name": "theirs", "visibilityTimeoutSeconds": 60}),
+        ("aws:sns/topic:Topic", {"name": "theirs", "tags": {"a": "1"}}),
+        ("aws:iam/role:Role", {"name": "theirs", "assumeRolePolicy": '{"Version":"2012-10-17","Statement":[]}'}),
+        ("aws:ecr/repository:Repository", {"name": "theirs"}),
+        ("aws:cloudwatch/eventRule:EventRule", {"name": "theirs", "scheduleExpression": "rate(1 hour)"}),
+    ],
+)
+def test_what_is_there_is_imported_without_a_difference(plugin: Plugin, token: str, inputs: dict[str, Any]) -> None:
+    one = Resource(plugin, token, **inputs)
+    one.inputs = one.adopted()
+    asked = one.check(inputs, {})
+    told = one.plugin.Diff(
+        proto.DiffRequest(
+            id=one.id, urn=one.urn, olds=struct(one.state), news=struct(asked), old_inputs=struct(one.inputs)
+        ),
+        Context(),
+    )
+    assert list(told.diffs) == []
+    one.delete()

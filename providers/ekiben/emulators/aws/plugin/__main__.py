@@ -103,8 +103,9 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             kind = _kind(request.urn)
             old, new = plain(request.old_inputs), plain(request.news)
             kept = {path.partition(".")[0].partition("[")[0] for path in request.ignoreChanges}
-            keys = [key for key in sorted(old.keys() | new.keys()) if key not in kept]
-            changed = [key for key in keys if not same(old.get(key), new.get(key))]
+            keys = sorted(old.keys() | new.keys())
+            kept |= kind.computed - new.keys()
+            changed = [key for key in keys if key not in kept and not same(old.get(key), new.get(key))]
             fixed = kind.takes if kind.update is None else kind.fixed
             replaces = [key for key in changed if key in fixed]
             if changed == ["tags"] or not changed:
@@ -141,12 +142,15 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             found = kind.read(self.aws, request.id, known)
             if found is None:
                 return proto.ReadResponse(id="")
+            if kind.tagged:
+                default, own = self.aws.default_tags, inputs.get("tags", {})
+                ours = {key: value for key, value in found["tags"].items() if key in own or default.get(key) != value}
+                found = {**found, "tags": ours}
             if not inputs:  # an import
                 told = {**kind.adopt(request.id), **found}
                 inputs = {**kind.defaults, **{key: value for key, value in told.items() if key in kind.takes and value}}
-            if kind.tagged and "tags" in found:
-                ours = {key: value for key, value in found["tags"].items() if self.aws.default_tags.get(key) != value}
-                inputs = {**inputs, "tags": ours} if ours or "tags" in inputs else inputs
+            elif kind.tagged and found["tags"]:
+                inputs = {**inputs, "tags": found["tags"]}
             inputs = {key: filled(value, found.get(key), key in ("tags", "variables")) for key, value in inputs.items()}
         return proto.ReadResponse(
             id=request.id, properties=struct(self._state(kind, inputs, found)), inputs=struct(inputs)

@@ -210,6 +210,7 @@ def _update_events(aws: Aws, id: str, old: Props, new: Props) -> None:
 KINDS = [
     Kind(
         type="aws:lambda/function:Function",
+        computed=frozenset({"architectures", "ephemeralStorage"}),
         takes=frozenset({
             "name", "packageType", "architectures", "publish", "reservedConcurrentExecutions", "tags", *CODE, *SETTINGS,
         }),

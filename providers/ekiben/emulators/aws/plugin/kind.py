@@ -60,11 +60,11 @@ def nothing(aws: Aws, id: str, props: Props) -> None:
 class Kind:
     """One row of the table. `aws:s3/bucket:Bucket` is its type, pulumi_aws's class of that name tells the types of its inputs.
 
-    takes: the inputs that it does something with; any other one is refused, so that none is dropped silently. fixed: those which
-    cannot change without another resource. named: the input that gets a name where none is given. defaults: what AWS's own
-    provider fills in. outputs: what only the cloud knows; renewed: those of them
-    that a change may change. read: None when it is gone; what it returns is what is there, by the
-    names that a program uses. adopt: of an import, the inputs that its id tells.
+    takes: the inputs that it does something with; any other one is refused, so that none is dropped silently. fixed: those
+    which cannot change without another resource. named: the input that gets a name where none is given. defaults: what AWS's
+    own provider fills in; computed: inputs that the cloud fills in, and a program that does not name them leaves as they are.
+    outputs: what only the cloud knows; renewed: those of them that a change may change. read: None when it is gone; what it
+    returns is what is there, by the names that a program uses. adopt: of an import, the inputs that its id tells.
     """
 
     type: str
@@ -78,6 +78,7 @@ class Kind:
     name_chars: int = 63
     name_end: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    computed: frozenset[str] = frozenset()
     outputs: tuple[str, ...] = ()
     renewed: tuple[str, ...] = ()
     tagged: bool = False

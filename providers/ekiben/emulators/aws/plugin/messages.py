@@ -168,6 +168,7 @@ def _update_queue_policy(aws: Aws, id: str, old: Props, new: Props) -> None:
 KINDS = [
     Kind(
         type="aws:sns/topic:Topic",
+        computed=frozenset({"policy"}),
         takes=frozenset({"name", "displayName", "kmsMasterKeyId", "policy", "tags"}), fixed=frozenset({"name"}),
         named="name", name_chars=256, tagged=True, outputs=("arn", "owner"),
         create=_make_topic, read=_read_topic, update=_update_topic,
@@ -183,6 +184,7 @@ KINDS = [
     ),
     Kind(
         type="aws:sqs/queue:Queue",
+        computed=frozenset({"sqsManagedSseEnabled"}),
         takes=frozenset({"name", "fifoQueue", "tags", *QUEUE}), fixed=frozenset({"name", "fifoQueue"}),
         named="name", name_chars=80, tagged=True, outputs=("arn", "url"),
         defaults={ours: default for ours, (_, default) in QUEUE.items() if default != "" and ours != "sqsManagedSseEnabled"},

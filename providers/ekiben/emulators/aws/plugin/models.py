@@ -134,6 +134,7 @@ KINDS = [
     ),
     Kind(
         type="aws:ecr/repository:Repository",
+        computed=frozenset({"encryptionConfigurations", "imageScanningConfiguration"}),
         takes=frozenset({
             "name", "forceDelete", "imageTagMutability", "imageScanningConfiguration", "encryptionConfigurations", "tags",
         }),

@@ -156,6 +156,7 @@ def _drop_budget(aws: Aws, id: str, props: Props) -> None:
 KINDS = [
     Kind(
         type="aws:scheduler/schedule:Schedule",
+        computed=frozenset({"actionAfterCompletion"}),
         takes=frozenset({"name", "groupName", *SCHEDULE}), fixed=frozenset({"name", "groupName"}), named="name", name_chars=64,
         defaults={"groupName": "default", "scheduleExpressionTimezone": "UTC", "state": "ENABLED"}, outputs=("arn",),
         create=_make_schedule, read=_read_schedule, update=_update_schedule, delete=_drop_schedule,

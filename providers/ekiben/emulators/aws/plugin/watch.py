@@ -176,6 +176,7 @@ def _adopt_target(id: str) -> dict[str, Any]:
 KINDS = [
     Kind(
         type="aws:cloudwatch/logGroup:LogGroup",
+        computed=frozenset({"logGroupClass"}),
         takes=frozenset({"name", "retentionInDays", "kmsKeyId", "logGroupClass", "tags"}),
         fixed=frozenset({"name", "logGroupClass", "kmsKeyId"}),
         named="name", name_chars=512, tagged=True, defaults={"retentionInDays": 0}, outputs=("arn",),
