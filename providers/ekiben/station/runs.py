@@ -254,6 +254,7 @@ class Trainings:
 
     async def _ended(self, row: Mapping[str, Any], status: dict[str, Any]) -> None:
         """An attempt has ended: the run goes on with another, or has ended, too."""
+        self._starts.pop((row["id"], row["attempt"]), None)
         cancelled = (self._dir(row["id"]) / "cancel").exists()
         run, status = after(
             Run.from_json(row["record"]), row["attempt"], json.loads(row["ask"]), status, cancelled=cancelled

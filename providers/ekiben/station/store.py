@@ -22,6 +22,8 @@ __all__ = ["Store"]
 
 T = TypeVar("T")
 
+# Of pages, for each thread's connection; the operating system keeps the file in memory, too.
+CACHE_KIB = 256
 BUSY_TIMEOUT_MS = 10_000
 
 
@@ -100,6 +102,7 @@ class Store:
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = full")
             connection.execute("pragma foreign_keys = on")
+            connection.execute(f"pragma cache_size = -{CACHE_KIB}")
             self._local.connection = connection
         return connection
 
