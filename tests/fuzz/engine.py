@@ -112,12 +112,12 @@ def guided(target: str, cpu_s: float, seed: int, told: Callable[[Report], None])
     import atheris
 
     _bounded()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-corpus-"))  # before a target has its own place for such folders
     with atheris.instrument_imports(include=["ekiben", "starlette", "python_multipart"]):
         module = importlib.import_module(f"{__package__}.{target}")
         this = Campaign(target, module.opened(), "atheris")
     for data in list(this.seeds):
         this.run(data)
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-corpus-"))
     for number, data in enumerate(this.seeds):
         (folder / str(number)).write_bytes(data)
     words = folder.with_suffix(".dict")
