@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 from ekiben.errors import SpecError
 
@@ -63,7 +63,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         try:
-            data = json.loads(text, parse_constant=_refuse)
+            data = json.loads(text, parse_constant=_refuse, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"{cls.__name__} is not JSON: {error}.") from error
         return cls.from_dict(data)
@@ -311,7 +311,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _refuse(constant: str) -> None:
+def _finite(text: str) -> float:
+    """1e999 is JSON, and Infinity, which could not be written again."""
+    value = float(text)
+    return _refuse(text) if value in (float("inf"), float("-inf")) else value
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
