@@ -16,14 +16,18 @@ __all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "job_li
 
 FUNCTION_LIBRARY = "_ekiben/"
 
-# What a function needs of Ekiben: the run face and nothing that imports more than the standard library and obstore.
-RUN_FACE = (
+# What of Ekiben goes wherever a part of it runs.
+ANYWHERE = (
     "*.py",
     "lineage/__init__.py",
     "lineage/data.py",
     "lineage/machine.py",
     "lineage/source.py",
     "packing/archive.py",
+)
+# What a function needs: the run face and nothing that imports more than the standard library and obstore.
+RUN_FACE = (
+    *ANYWHERE,
     "packing/assemble.py",
     "release/*.py",
 )
@@ -41,12 +45,7 @@ OF_PROVIDER = {
 DEPLOY_FACE = frozenset({"components.py", "cost.py", "specs.py"})
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (
-    "*.py",
-    "lineage/__init__.py",
-    "lineage/data.py",
-    "lineage/machine.py",
-    "lineage/source.py",
-    "packing/archive.py",
+    *ANYWHERE,
     "packing/source.py",
     "serving/trees/*.py",
     "station/environments.py",

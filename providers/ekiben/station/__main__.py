@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import json
 import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from ekiben import __version__
-from ekiben.errors import AlreadyExists, EkibenError, Unavailable
-from ekiben.station.launch import prepare
+from ekiben import __version__, daemon
+from ekiben.errors import AlreadyExists, EkibenError
 from ekiben.station.leftovers import sweep
 
 __all__ = ["main"]
 
-LOCK_PATIENCE_S = 1.0
+LOCK, LOG = "station.lock", "station.log"
+BACKLOG = 512
 GRACE_S = 30.0
 LOOK_S = 1.0
+
+logger = logging.getLogger("ekiben.station")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,46 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.state_dir = args.state_dir.expanduser().resolve()
     try:
-        prepare(args.state_dir)
-        return _detached(args) if args.detach else _run(args, lambda: print(_url(args.state_dir), flush=True))
+        daemon.prepare(args.state_dir, "local")
+        if args.detach:
+            return daemon.detached(lambda ready: _run(args, ready), args.state_dir / LOG, logger)
+        return _run(args, lambda: print(_url(args.state_dir), flush=True))
     except EkibenError as error:
         print(error if args.detach else f"Error: {error}", file=sys.stderr)
-        return 5
-
-
-def _detached(args: argparse.Namespace) -> int:
-    """Fork; the child serves, and tells through a pipe that it is ready or why it is not."""
-    reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        with open(reader, encoding="utf-8") as said:
-            text = said.read()
-        if text == "ready":
-            return 0
-        print(text or "it ended at once", file=sys.stderr)
-        return 5
-    os.close(reader)
-    os.setsid()
-    log = os.open(args.state_dir / "station.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-
-    def say(text: str) -> None:
-        os.write(writer, text.encode())
-        os.close(writer)
-
-    code = 1
-    try:
-        code = _run(args, lambda: say("ready"))
-    except EkibenError as error:
-        print(error, file=sys.stderr)
-        say(str(error))
-    except BaseException:
-        logging.getLogger("ekiben.station").exception("the station failed")
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        return daemon.FAILED
 
 
 def _run(args: argparse.Namespace, ready: Callable[[], None]) -> int:
@@ -131,73 +98,32 @@ async def _serve(args: argparse.Namespace, lock: IO[str], listener: socket.socke
         fresh = args.state_dir / f".station.json.{os.getpid()}"
         fresh.write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
         fresh.replace(args.state_dir / "station.json")
-        logging.getLogger("ekiben.station").info("the station of %s answers at %s", args.state_dir, url)
+        logger.info("the station of %s answers at %s", args.state_dir, url)
         ready()
-        while not stopping.is_set() and _lock_is_there(lock, args.state_dir):
+        while not stopping.is_set() and daemon.lock_is_there(lock, args.state_dir / LOCK):
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), LOOK_S)
-        logging.getLogger("ekiben.station").info("the station stops")
+        logger.info("the station stops")
     finally:
         if front is not None:
             await front.close(GRACE_S)
         await runner.cleanup()
 
 
-def _lock_is_there(lock: IO[str], state_dir: Path) -> bool:
-    """False when the state directory was deleted by hand: another station may be started then, and this one is nobody's."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), (state_dir / "station.lock").stat())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-
-
 def _lock(state_dir: Path) -> IO[str]:
-    """The lock that proves that this station lives; held until the process ends. Raises AlreadyExists."""
-    lock = (state_dir / "station.lock").open("a+", encoding="ascii")
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            # Those who look whether a station runs hold the lock for an instant.
-            if time.monotonic() < deadline:
-                time.sleep(0.01)
-                continue
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
-            lock.close()
-            raise AlreadyExists(
-                "local", f"start a station in {state_dir}", f"one runs there already (process {pid})",
-                "Use that one, or stop it with `ekiben station --stop`",
-            ) from error  # fmt: skip
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
+    return daemon.locked(
+        state_dir / LOCK,
+        lambda pid: AlreadyExists(
+            "local", f"start a station in {state_dir}", f"one runs there already (process {pid})",
+            "Use that one, or stop it with `ekiben station --stop`",
+        ),
+    )  # fmt: skip
 
 
 def _listener(state_dir: Path, port: int) -> socket.socket:
-    """A socket that listens on `port`; for 0 on the last one, else on any free one. Raises Unavailable when it is in use."""
-    wanted = [port] if port else [_last_port(state_dir), 0]
-    for candidate in wanted:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", candidate))
-            listener.listen(512)
-        except (OSError, OverflowError) as error:
-            listener.close()
-            if candidate == port and port:
-                why = getattr(error, "strerror", None) or str(error)
-                raise Unavailable(
-                    "local", f"start the station on port {port}", f"the port cannot be had ({why})",
-                    "Stop the program that uses it, choose another port, or 0 for any free one",
-                ) from error  # fmt: skip
-            continue
-        return listener
-    raise Unavailable("local", "start the station", "no port is free on 127.0.0.1", "Close some programs")
+    return daemon.listener(
+        port, _last_port(state_dir), backlog=BACKLOG, provider="local", operation="start the station"
+    )
 
 
 def _last_port(state_dir: Path) -> int:

@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from ekiben.errors import AccessDenied, AlreadyExists, ProviderError, Unavailable
+from ekiben import daemon
+from ekiben.errors import AlreadyExists, ProviderError, Unavailable
 from ekiben.station.client import Client, running
 
 __all__ = ["command", "ensure", "running", "stop", "tail"]
@@ -103,7 +103,7 @@ def tail(path: Path, lines: int = LOG_LINES) -> str:
 
 
 def _start(state_dir: Path, project: str, stack: str, port: int) -> None:
-    prepare(state_dir)
+    daemon.prepare(state_dir, "local")
     try:
         done = subprocess.run(
             [*command(state_dir, project=project, stack=stack, port=port), "--detach"],
@@ -124,18 +124,6 @@ def _start(state_dir: Path, project: str, stack: str, port: int) -> None:
         "local", f"start the station of {state_dir}", said.rstrip(".") or "it ended at once",
         "Mend that and try again" + (f". The end of {state_dir / 'station.log'}:\n{log}" if log else ""),
     )  # fmt: skip
-
-
-def prepare(state_dir: Path) -> None:
-    """Make the state directory, for its owner only. Raises AccessDenied where it cannot be written."""
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=state_dir).close()
-    except OSError as error:
-        raise AccessDenied(
-            "local", f"use the state directory {state_dir}", f"it cannot be written ({error.strerror})",
-            "Make it writable, or choose another folder",
-        ) from error  # fmt: skip
 
 
 def _absolute(state_dir: Path | str) -> Path:

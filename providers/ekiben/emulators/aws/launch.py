@@ -7,17 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ekiben.errors import AccessDenied, AlreadyExists, Unavailable
+from ekiben import daemon
+from ekiben.errors import AlreadyExists, Unavailable
 from ekiben.station.client import locked
 from ekiben.station.launch import tail
 
-__all__ = ["REGION", "Server", "ensure", "prepare", "running", "stop"]
+__all__ = ["REGION", "Server", "ensure", "running", "stop"]
 
 LOCK, ABOUT, LOG = "aws.lock", "aws.json", "aws.log"
 REGION = "us-east-1"
@@ -97,20 +97,8 @@ def stop(state_dir: Path | str) -> None:
         time.sleep(POLL_S)
 
 
-def prepare(state_dir: Path) -> None:
-    """Make the state folder, for its owner only. Raises AccessDenied where it cannot be written."""
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=state_dir).close()
-    except OSError as error:
-        raise AccessDenied(
-            "aws", f"use the state folder {state_dir}", f"it cannot be written ({error.strerror})",
-            "Make it writable, or choose another",
-        ) from error  # fmt: skip
-
-
 def _start(state_dir: Path, port: int) -> None:
-    prepare(state_dir)
+    daemon.prepare(state_dir, "aws")
     # Nothing of an account of the user's own: what runs in the emulator meets the emulator.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_", "EKIBEN_"))}
     command = [sys.executable, "-P", "-m", "ekiben.emulators.aws.server", "--state-dir", str(state_dir)]

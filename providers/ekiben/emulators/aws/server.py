@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -15,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ekiben.emulators.aws.launch import ABOUT, LOCK, LOG, prepare
-from ekiben.errors import AlreadyExists, EkibenError, MissingDependency, Unavailable
+from ekiben import daemon
+from ekiben.emulators.aws.launch import ABOUT, LOCK, LOG
+from ekiben.errors import AlreadyExists, EkibenError, MissingDependency
 
 __all__ = ["main"]
 
 LOOK_S = 1.0
+BACKLOG = 128
 
 logger = logging.getLogger("ekiben.emulators.aws")
 
@@ -33,46 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     state_dir = args.state_dir.expanduser().resolve()
     try:
-        prepare(state_dir)
+        daemon.prepare(state_dir, "aws")
         if args.detach:
-            return _detached(state_dir, args.port)
+            return daemon.detached(lambda ready: _run(state_dir, args.port, ready), state_dir / LOG, logger)
         return _run(state_dir, args.port, lambda: print(_about(state_dir)["url"], flush=True))
     except EkibenError as error:
         print(error, file=sys.stderr)
-        return 5
-
-
-def _detached(state_dir: Path, port: int) -> int:
-    """Fork; the child serves, and tells through a pipe that it is ready or why it is not."""
-    reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        with open(reader, encoding="utf-8") as said:
-            text = said.read()
-        if text != "ready":
-            print(text or "it ended at once", file=sys.stderr)
-        return 0 if text == "ready" else 5
-    os.close(reader)
-    os.setsid()
-    log = os.open(state_dir / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-
-    def say(text: str) -> None:
-        os.write(writer, text.encode())
-        os.close(writer)
-
-    code = 1
-    try:
-        code = _run(state_dir, port, lambda: say("ready"))
-    except EkibenError as error:
-        say(str(error))
-    except BaseException:
-        logger.exception("the emulator failed")
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        return daemon.FAILED
 
 
 def _run(state_dir: Path, port: int, ready: Callable[[], None]) -> int:
@@ -112,7 +80,7 @@ def _serve(
         logger.info("the emulated AWS of %s answers at %s", state_dir, url)
         ready()
         # A state folder that was deleted by hand is nobody's any more.
-        while not stopping.wait(LOOK_S) and _lock_is_there(lock, state_dir):
+        while not stopping.wait(LOOK_S) and daemon.lock_is_there(lock, state_dir / LOCK):
             pass
         logger.info("the emulated AWS stops")
     finally:
@@ -122,48 +90,18 @@ def _serve(
 
 
 def _lock(state_dir: Path) -> IO[str]:
-    """The lock that proves that this process lives, held until it ends. Raises AlreadyExists."""
-    lock = (state_dir / LOCK).open("a+", encoding="ascii")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise AlreadyExists(
-            "aws", f"start an emulator in {state_dir}", "one runs there already", "Use that one, or stop it first"
-        ) from error
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
-
-
-def _lock_is_there(lock: IO[str], state_dir: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), (state_dir / LOCK).stat())
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    return daemon.locked(
+        state_dir / LOCK,
+        lambda pid: AlreadyExists(
+            "aws", f"start an emulator in {state_dir}", f"one runs there already (process {pid})",
+            "Use that one, or stop it first",
+        ),
+    )  # fmt: skip
 
 
 def _listener(state_dir: Path, port: int) -> socket.socket:
-    """A socket on `port`; for 0 on the last one, else on any free one. Raises Unavailable when it is in use."""
-    for candidate in [port] if port else [int(_about(state_dir).get("port", 0)), 0]:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", candidate))
-            listener.listen(128)
-        except (OSError, OverflowError) as error:
-            listener.close()
-            if port:
-                raise Unavailable(
-                    "aws", f"start the emulator on port {port}", f"the port cannot be had ({error})",
-                    "Choose another port, or 0 for any free one",
-                ) from error  # fmt: skip
-            continue
-        return listener
-    raise Unavailable("aws", "start the emulator", "no port is free on 127.0.0.1", "Close some programs")
+    last = int(_about(state_dir).get("port", 0))
+    return daemon.listener(port, last, backlog=BACKLOG, provider="aws", operation="start the emulator")
 
 
 def _about(state_dir: Path) -> dict[str, Any]:
