@@ -33,6 +33,7 @@ __all__ = [
     "RevisionMetrics",
     "Run",
     "now",
+    "parse",
 ]
 
 Kind = Literal["storage", "registry", "training", "endpoint", "function"]
@@ -63,7 +64,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         try:
-            data = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+            data = parse(text)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"{cls.__name__} is not JSON: {error}.") from error
         return cls.from_dict(data)
@@ -309,6 +310,11 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return value
     _expect(isinstance(value, kind), where, value, getattr(kind, "__name__", str(kind)))
     return value
+
+
+def parse(text: str | bytes) -> Any:
+    """What JSON says, without NaN and infinities, which JSON does not have. Raises ValueError, and RecursionError."""
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
 
 
 def _finite(text: str) -> float:

@@ -117,6 +117,7 @@ def test_what_was_deleted_by_hand_is_found_missing_and_mended(host: Station) -> 
         ("bucket/lake", b"[]"),
         ("bucket/lake", b'{"spec": [1]}'),
         ("bucket/lake", b'{"spec": {"retain": NaN}}'),
+        ("bucket/lake", b'{"spec": {"retain": 1e999}}'),
         ("bucket/lake", b'{"spec": {"retain": "yes"}}'),
         ("bucket/lake", b'{"spec": {"retained": true}}'),
         ("bucket/lake", b'{"specs": {}}'),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ekiben import records
 from ekiben.errors import AccessDenied, EkibenError, NotFound, ProviderError, SpecError
 from ekiben.serving.clock import now_ms
 from ekiben.station import tokens
@@ -171,16 +171,12 @@ def guards(guard: Guard, log: AccessLog) -> list[Any]:
 async def body_of(request: web.Request) -> dict[str, Any]:
     """The request's JSON object. Raises SpecError when it is none."""
     try:
-        body = json.loads(await request.read() or b"{}", parse_constant=_refuse)
+        body = records.parse(await request.read() or b"{}")
     except (ValueError, RecursionError) as error:
         raise SpecError(f"The body of {request.method} {request.path} is not JSON: {error}.") from error
     if not isinstance(body, dict):
         raise SpecError(f"The body of {request.method} {request.path} is not a JSON object.")
     return body
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def _answer(error: EkibenError, status: int = 0, headers: Mapping[str, str] | None = None) -> web.Response:
