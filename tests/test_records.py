@@ -16,7 +16,7 @@ from ekiben import records
 from ekiben.errors import SpecError
 from ekiben.records import Decision, Part, Platform, Prediction, Record, Run, now
 
-RECORDS = [getattr(records, name) for name in records.__all__ if name not in ("Record", "now")]
+RECORDS = [getattr(records, name) for name in records.__all__ if name not in ("Record", "now", "parse")]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
