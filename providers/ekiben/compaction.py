@@ -25,7 +25,7 @@ from ekiben.storage import open_storage
 
 __all__ = ["main"]
 
-LOCK = ".compaction"
+LOCK = "compaction.lock"
 ROWS = 4096
 NICE = 10
 

@@ -21,13 +21,17 @@ from ekiben.station import launch
 
 from .conftest import Project
 
-SMALL = 'lake = cloud.Storage("lake")\nek.export(lake)'
+SMALL = """
+lake = cloud.Storage("lake")
+hello = cloud.Function("hello", ek.FunctionSpec(source="functions/hello", on=(ek.Http(),)), uses=[lake])
+ek.export(lake, hello)
+"""
 # The program kills the engine while the station is being made: its own grandparent.
 SUICIDAL = """
 import os, pathlib, pulumi, signal, threading, time
 
 def strike():
-    state = pathlib.Path("../.ekiben/dev")
+    state = pathlib.Path("../.ekiben/dev/AT")
     while not state.exists():
         time.sleep(0.002)
     parent = int(pathlib.Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
@@ -44,21 +48,25 @@ def checkpoint(project: Project) -> dict[str, list[object]]:
     return json.loads(state.read_text())["checkpoint"]["latest"] or {}
 
 
-def struck(project: Project) -> None:
-    """An `up` whose engine was killed while the station was made."""
-    project.program(SUICIDAL)
+def struck(project: Project, at: str = "") -> None:
+    """An `up` whose engine was killed while the station was made, or when there was something else in its folder."""
+    project.program(SUICIDAL.replace("AT", at))
     with pytest.raises(ProviderError, match=r"the engine was ended by SIGKILL\. Run it again"):
         stacks.up(project.root, "dev", progress=Progress(quiet=True))
-    assert [one["type"] for one in checkpoint(project)["pending_operations"]] == ["creating"]
+    pending = checkpoint(project)["pending_operations"]
+    assert [(one["type"], one["resource"]["type"].rpartition(":")[2]) for one in pending] == [
+        ("creating", "Bucket" if at else "Host")
+    ]
     project.program(SMALL)
 
 
 @pytest.mark.engine
 @pytest.mark.filterwarnings("ignore:Error in event stream")  # pulumi's own, of the engine that was killed
-def test_a_create_whose_end_nobody_saw_is_completed_by_up(project: Project) -> None:
-    struck(project)
+@pytest.mark.parametrize("at", ["", "buckets/lake"], ids=["station", "bucket"])
+def test_a_create_whose_end_nobody_saw_is_completed_by_up(project: Project, at: str) -> None:
+    struck(project, at)
     told = project.ekiben("up")
-    assert told.returncode == 0
+    assert told.returncode == 0, told.stderr
     assert "pending" not in told.stderr + told.stdout
     assert not checkpoint(project).get("pending_operations")
     assert launch.running(project.state())

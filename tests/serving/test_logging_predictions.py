@@ -211,7 +211,7 @@ def test_a_slow_storage_is_not_waited_for_at_the_end(bento: Path, tmp_path: Path
     spool = tmp_path / "spool"
     with serve(str(bento), *options(tmp_path, lake), EKIBEN_SERVER_FLUSH_TIMEOUT_S="1") as (process, where):
         assert ask(where, "/double", {"x": 1})[0] == 200
-        lock = next(spool.glob("predictions/*")) / ".compaction"
+        lock = next(spool.glob("predictions/*")) / "compaction.lock"
         with lock.open("a") as held:
             import fcntl
 

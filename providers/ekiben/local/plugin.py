@@ -76,7 +76,12 @@ class Plugin(api.Provider):
     async def update(self, request: api.UpdateRequest) -> api.UpdateResponse:
         kind = _kind(request.type)
         if request.preview:
-            kept = {key: value for key, value in request.olds.items() if key in kind.outputs}
+            # What is empty was never known: its making was begun, and nobody saw it end.
+            kept = {
+                key: value if _unwrapped(value) not in ("", {}) else PropertyValue(UNKNOWN)
+                for key, value in request.olds.items()
+                if key in kind.outputs
+            }
             return api.UpdateResponse({**request.news, **kept})
         made = await asyncio.to_thread(declared.put, kind, request.urn, _plain(request.news), request.timeout)
         return api.UpdateResponse(_values(made))
