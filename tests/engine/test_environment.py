@@ -140,7 +140,7 @@ def test_a_file_where_the_state_should_be_is_told_by_name(fake: Cli, bare: Proje
 
 def test_a_plugin_that_cannot_be_installed_is_an_error(fake: Cli, bare: Project) -> None:
     fake.path.write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
-    with pytest.raises(ProviderError, match="cannot install Ekiben's plugin: no space left"):
+    with pytest.raises(ProviderError, match="cannot install the plugin ekiben: no space left"):
         environment(bare.root, fake)
 
 
