@@ -36,7 +36,7 @@ class Parent:
     def __init__(self) -> None:
         self.pids: dict[int, str] = {}
         self.lifeline, self._held_open = os.pipe()
-        self._forked = beside("forked")
+        self._forked, self._loading = beside("forked"), beside("loading")
 
     def serve(self) -> None:
         signal.signal(signal.SIGCHLD, lambda number, frame: self.reap())
@@ -60,6 +60,7 @@ class Parent:
             self.start(command)
 
     def start(self, command: dict[str, Any]) -> None:
+        self._loading.compile_ahead(Path(command["bento"]))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(command["socket"])
         listener.listen(BACKLOG)
