@@ -56,6 +56,19 @@ class Answer:
         return json.loads(self.body)
 
 
+def asked_of(
+    port: int, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """What the server on `port` answers, on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
 @dataclass
 class Served:
     """A worker that serves a bento on a port of its own."""
@@ -68,13 +81,7 @@ class Served:
     def send(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        return asked_of(self.port, method, path, body, headers)
 
     def post(self, path: str, body: Any = None, **headers: str) -> Answer:
         given = {

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .conftest import Answer, until
+from .conftest import Answer, asked_of, until
 
 EKIBEN = Path(sys.executable).with_name("ekiben")
 SERVICE = """
@@ -72,13 +72,7 @@ class Container:
     def send(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        return asked_of(self.port, method, path, body, headers)
 
     def connects(self) -> bool:
         """A probe of the port alone."""
