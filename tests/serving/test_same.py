@@ -58,7 +58,16 @@ def test_a_wrong_request_is_a_400_where_bentoml_answers_500(both: tuple[Served, 
         assert answer.status == 400, (path, given)
         told = answer.json if isinstance(answer.json, dict) else answer.json[0]
         assert told["error"]
-    assert "Exception on" in ours.log.read_text()  # what the service raised is in the log
+
+
+def test_what_the_service_raised_is_in_the_log_and_not_in_the_answer(both: tuple[Served, Served]) -> None:
+    ours, _ = both
+    answer = ours.send("POST", "/crash", b"{}", JSON)
+    assert answer.status == 500
+    assert b"secret" not in answer.body
+    log = ours.log.read_text()
+    assert "Exception on /crash [POST]" in log
+    assert "RuntimeError: secret of the server" in log
 
 
 def test_answers_are_json_where_bentomls_are_not(both: tuple[Served, Served]) -> None:
