@@ -60,6 +60,8 @@ format: .venv/.locked ## Format the code
 lock: | $(UV) ## Renew the lock file
 	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
 	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --extra emulate --group dev --group bench --generate-hashes --no-header -o requirements.lock
+	@$(UV) pip compile providers/ekiben/packing/image.in -q --universal --python-version 3.11 -c requirements.lock \
+	  --generate-hashes --no-header --no-annotate -o providers/ekiben/packing/image.lock
 
 bench-serving: setup ## Ekiben's server beside others (10 minutes, needs wrk); writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.serving

@@ -28,6 +28,8 @@ SAGEMAKER_MODEL = Path("/opt/ml/model")
 # With this in the image, requests come by HTTP on Lambda, too.
 WEB_ADAPTER = Path("/opt/extensions/lambda-adapter")
 DEFAULT_PORT = 3000
+# In an environment image, the SHA-256 of the lock that it has installed (ekiben/packing/image.py).
+IMAGE_LOCK = "EKIBEN_IMAGE_LOCK"
 DASHES = str.maketrans("-_", "_-")
 
 
@@ -122,6 +124,8 @@ def _python(bento: Path) -> Path:
     """
     folder = bento / "env" / "python"
     locks = sorted(folder.glob("requirements*.txt"))  # requirements.lock.txt comes first
+    if installed := os.environ.get(IMAGE_LOCK):
+        return _of_image(bento, locks, installed)
     if all(_pinned_here(path.read_text(encoding="utf-8")) for path in locks[:1]):
         return Path(sys.executable)
     import hashlib
@@ -144,6 +148,23 @@ def _python(bento: Path) -> Path:
             known.parent.mkdir(parents=True, exist_ok=True)
             known.touch()
     return python
+
+
+def _of_image(bento: Path, locks: list[Path], installed: str) -> Path:
+    """This interpreter, in an image that was made for a lock. Raises SpecError where the bento needs another one."""
+    import hashlib
+
+    if locks and hashlib.sha256(locks[0].read_bytes()).hexdigest() == installed:
+        return Path(sys.executable)
+    from ekiben.station import environments
+
+    text = "".join(path.read_text(encoding="utf-8") for path in locks[:1])
+    if missing := environments.unmet(environments.requirements(text)):
+        raise SpecError(
+            f"The bento {bento.name} needs {missing[0]}, which this image does not have: it was built for another lock. "
+            "Build it anew with `ekiben up`, then release the version again."
+        )
+    return Path(sys.executable)
 
 
 def _pinned_here(lock: str) -> bool:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from ekiben.packing.archive import Bundle, files, remove, sha256, unpack, verify
     from ekiben.packing.assemble import pack
     from ekiben.packing.bento import template
+    from ekiben.packing.image import environment_image
     from ekiben.packing.source import bundle, function_bundle, job_library
 
 __all__ = [
     "Bundle",
     "bundle",
+    "environment_image",
     "files",
     "function_bundle",
     "job_library",
@@ -31,6 +33,7 @@ __all__ = [
 _HOME = {
     "Bundle": "archive",
     "bundle": "source",
+    "environment_image": "image",
     "files": "archive",
     "function_bundle": "source",
     "job_library": "source",

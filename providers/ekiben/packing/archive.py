@@ -20,7 +20,19 @@ from typing import IO, NamedTuple
 
 from ekiben.errors import IntegrityError, NotFound, ProviderError, SpecError
 
-__all__ = ["Bundle", "Content", "check_name", "digest", "files", "remove", "sha256", "unpack", "verify", "write"]
+__all__ = [
+    "Bundle",
+    "Content",
+    "check_name",
+    "digest",
+    "disk",
+    "files",
+    "remove",
+    "sha256",
+    "unpack",
+    "verify",
+    "write",
+]
 
 Content = Path | bytes
 
@@ -80,14 +92,14 @@ def files(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> dic
                     what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
                     raise SpecError(f"{entry.path!r} cannot be packed: it is {what}. Put a plain file there instead.")
 
-    with _disk("read", folder):
+    with disk("read", folder):
         walk(folder, "")
     return found
 
 
 def write(members: Mapping[str, Content], folder: Path) -> Bundle:
     """Write the canonical archive of `members` as `folder`/<sha256>.tar, whole or not at all."""
-    with _disk("write an archive in", folder):
+    with disk("write an archive in", folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
         try:
@@ -116,7 +128,7 @@ def unpack(tar: Path, digest: str, into: Path) -> Path:
         with contextlib.suppress(IntegrityError):
             verify(into, digest)
             return into
-    with _disk("unpack into", into):
+    with disk("unpack into", into):
         into.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{into.name[:32]}.", suffix=".tmp", dir=into.parent))
         try:
@@ -246,8 +258,8 @@ def _move(temporary: Path, into: Path, digest: str) -> None:
 
 
 @contextlib.contextmanager
-def _disk(verb: str, path: Path) -> Iterator[None]:
-    """What the disk refuses, as one of our errors."""
+def disk(verb: str, path: Path) -> Iterator[None]:
+    """What the disk refuses, as one of our errors: "cannot VERB PATH"."""
     try:
         yield
     except OSError as error:

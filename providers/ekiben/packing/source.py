@@ -12,7 +12,7 @@ from pathlib import Path
 from ekiben.errors import AccessDenied, SpecError
 from ekiben.packing.archive import Bundle, Content, files, write
 
-__all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "job_library", "skipped"]
+__all__ = ["FUNCTION_LIBRARY", "bundle", "cache_dir", "function_bundle", "image_library", "job_library", "skipped"]
 
 FUNCTION_LIBRARY = "_ekiben/"
 
@@ -54,6 +54,19 @@ JOB_FACE = (
     "station/output.py",
     "station/processes.py",
 )
+# What `ekiben serve` is made of, with a bento from a URI or a folder.
+SERVING = (
+    *ANYWHERE,
+    "cli/__main__.py",
+    "cli/server.py",
+    "cli/spooled.py",
+    "packing/fetch.py",
+    "packing/source.py",
+    "serving/*.py",
+    "serving/standin/*.py",
+    "serving/trees/*.py",
+    "station/environments.py",
+)
 NOT_SOURCE = frozenset({"__pycache__", "venv", "node_modules", "Thumbs.db", "desktop.ini"})
 
 
@@ -81,6 +94,11 @@ def function_bundle(folder: Path, *providers: str) -> Bundle:
 def job_library(*own: str) -> Bundle:
     """The part of Ekiben that runs inside a training container, with the provider's `own` files, such as "aws/container.py"."""
     return write(_library((*JOB_FACE, *own), ""), cache_dir() / "bundles")
+
+
+def image_library() -> dict[str, Content]:
+    """The part of Ekiben that serves inside an environment image, by the names that its files have there."""
+    return _library(SERVING, "")
 
 
 def skipped(name: str) -> bool:
