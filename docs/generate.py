@@ -105,7 +105,7 @@ def specs() -> str:
     """Each spec with its fields."""
     lines = []
     for name in SPECS:
-        model = getattr(importlib.import_module("ekiben.specs"), name)
+        model = getattr(importlib.import_module("ekiben"), name)
         about = (model.__doc__ or "").split("\n")[0]
         lines += [
             f"### {name}",
@@ -125,7 +125,7 @@ def specs() -> str:
 def schemas() -> dict[str, str]:
     found = {}
     for name in SPECS:
-        schema = getattr(importlib.import_module("ekiben.specs"), name).model_json_schema()
+        schema = getattr(importlib.import_module("ekiben"), name).model_json_schema()
         found[name] = json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return found
 
@@ -186,6 +186,8 @@ SPECS = (
     "TrainingSpec",
     "EndpointSpec",
     "FunctionSpec",
+    "MonitorSpec",
+    "BudgetSpec",
     "Resources",
     "NewData",
     "Schedule",

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 import ekiben as ek
-from ekiben import specs
+from ekiben import monitoring, specs
 from ekiben.features import Feature, Limits, Support
 
 ALL: list[type[specs.Spec]] = [
@@ -21,12 +21,15 @@ ALL: list[type[specs.Spec]] = [
     specs.TrainingSpec,
     specs.EndpointSpec,
     specs.FunctionSpec,
+    monitoring.MonitorSpec,
+    monitoring.BudgetSpec,
     specs.Resources,
     specs.NewData,
     specs.Schedule,
     specs.Http,
     specs.On,
 ]
+MAIL = ("ops@example.org",)
 ENDPOINT = {"model": "m@champion", "bento": "b"}
 
 
@@ -52,6 +55,17 @@ ENDPOINT = {"model": "m@champion", "bento": "b"}
         (lambda: ek.EndpointSpec(**ENDPOINT, concurrency=0), ["concurrency=0"]),
         (lambda: ek.FunctionSpec(source="f", timeout_s=901), ["timeout_s=901", "900"]),
         (lambda: ek.FunctionSpec(source="f", on=[{"type": "Moon"}]), ["Moon"]),
+        (lambda: ek.MonitorSpec(notify=("ops",)), ["notify.0='ops'"]),
+        (lambda: ek.MonitorSpec(notify=("http://hooks.example.org/x",)), ["notify.0"]),
+        (lambda: ek.MonitorSpec(notify=("https://user:word@hooks.example.org/",)), ["notify.0"]),
+        (lambda: ek.MonitorSpec(window_s=90), ["window_s=90", "60"]),
+        (lambda: ek.MonitorSpec(endpoint_errors_percent=0), ["endpoint_errors_percent=0"]),
+        (lambda: ek.MonitorSpec(function_failures=0), ["function_failures=0"]),
+        (lambda: ek.BudgetSpec(monthly_usd=100, notify=()), ["notify=()"]),
+        (lambda: ek.BudgetSpec(monthly_usd=0, notify=MAIL), ["monthly_usd=0"]),
+        (lambda: ek.BudgetSpec(monthly_usd=1, notify=("https://hooks.example.org/",)), ["notify.0"]),
+        (lambda: ek.BudgetSpec(monthly_usd=1, notify=MAIL, spent_percent=(), forecast_percent=()), ["nobody", "told"]),
+        (lambda: ek.BudgetSpec(monthly_usd=1, notify=MAIL, spent_percent=(0.0,)), ["spent_percent.0=0.0"]),
         (lambda: ek.NewData("Lake!"), ["Lake!"]),
         (lambda: ek.On("lower"), ["lower"]),
         (lambda: ek.Schedule("* * * *"), ["'* * * *'", "5 fields", "4"]),
@@ -169,6 +183,8 @@ def test_every_feature_can_be_asked_for_or_is_a_fact() -> None:
             ek.TrainingSpec(source="s", nodes=2, spot=True, resources=ek.Resources(gpus=1)),
             ek.EndpointSpec(**ENDPOINT, auth="none", resources=ek.Resources(gpus=1)),
             ek.FunctionSpec(source="f", on=(ek.NewData("lake"), ek.Schedule("0 3 * * *"), ek.Http(), ek.On("Custom"))),
+            ek.MonitorSpec(provision="required"),
+            ek.BudgetSpec(monthly_usd=1, notify=MAIL, provision="required"),
         )
         for feature, _ in specs.wants(spec)
     }
@@ -179,7 +195,8 @@ def test_every_feature_can_be_asked_for_or_is_a_fact() -> None:
 @pytest.mark.parametrize("provider", sorted(ek.providers()))
 def test_a_provider_has_the_three_modules(provider: str) -> None:
     package = ek.providers()[provider]
-    for module in ("components", "runtime"):
+    face = "Storage", "Registry", "Training", "Endpoint", "Function"
+    for module, kinds in {"components": (*face, "Monitor", "Budget"), "runtime": face}.items():
         found = importlib.import_module(f"{package}.{module}")
-        for kind in ("Storage", "Registry", "Training", "Endpoint", "Function"):
+        for kind in kinds:
             assert hasattr(found, kind), f"{package}.{module} has no {kind}"

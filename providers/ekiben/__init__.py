@@ -38,6 +38,10 @@ if TYPE_CHECKING:
         Limits as Limits,
         Support as Support,
     )
+    from ekiben.monitoring import (
+        BudgetSpec as BudgetSpec,
+        MonitorSpec as MonitorSpec,
+    )
     from ekiben.records import (
         Decision as Decision,
         Event as Event,
@@ -79,6 +83,7 @@ _NAMES = {
     "ekiben.errors": "AccessDenied AlreadyExists EkibenError FunctionFailed IntegrityError MissingDependency ModelFailed "
     "NoCapacity NotFound PreconditionFailed ProviderError SpecError TrainingFailed Unavailable Unsupported WorkloadError",
     "ekiben.features": "Feature Limits Support",
+    "ekiben.monitoring": "BudgetSpec MonitorSpec",
     "ekiben.records": "Decision Event Job LoggedPrediction ModelVersion Part Platform Prediction Revision "
     "RevisionMetrics Run",
     "ekiben.runtime": "Runtime connect",

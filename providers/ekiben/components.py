@@ -23,8 +23,10 @@ from ekiben import providers
 from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
 from ekiben.features import Support
+from ekiben.monitoring import BudgetSpec, MonitorSpec
 from ekiben.records import Part, Platform
 from ekiben.specs import (
+    Dispensable,
     EndpointSpec,
     FunctionSpec,
     RegistrySpec,
@@ -36,9 +38,11 @@ from ekiben.specs import (
 )
 
 __all__ = [
+    "Budget",
     "Component",
     "Endpoint",
     "Function",
+    "Monitor",
     "Provider",
     "Registry",
     "Storage",
@@ -59,10 +63,11 @@ _unsupported: list[str] = []
 class Component(pulumi.ComponentResource, Generic[S]):
     """Base of the components. Type token `ekiben:<provider>:<Class>`.
 
-    ref: the provider's own id. facts: what a runtime needs to use it. Both are set by `create`.
+    ref: the provider's own id. facts: what a runtime needs to use it. Both are set by `create`. kind: what it is in the Platform
+    record; None for what no runtime uses, which is not in there.
     """
 
-    kind: ClassVar[Any]
+    kind: ClassVar[Any] = None
     support: ClassVar[Support]
 
     ref: pulumi.Output[str]
@@ -74,18 +79,24 @@ class Component(pulumi.ComponentResource, Generic[S]):
         self.spec = spec
         self.provider = self.support.provider
         super().__init__(f"ekiben:{self.provider}:{type(self).__name__}", name, None, opts)
+        self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
         try:
             check_support(name, spec, self.support, _others(self.provider))
+            if isinstance(spec, Dispensable) and spec.feature not in self.support:
+                why = f"{self.provider} lacks {spec.feature.value}: {self.support.reason(spec.feature)}"
+                pulumi.log.info(f"{type(self).__name__} {name!r} makes nothing: {why}.", self)
+            else:
+                self.create()
         except Unsupported as problem:
             _unsupported.append(str(problem))
             pulumi.log.error(str(problem), self)
-            self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
-        else:
-            self.create()
         self.register_outputs({"ref": self.ref, "facts": self.facts, "cost": self.cost().to_json()})
 
     def create(self) -> None:
-        """Make the children (`parent=self`, names that start with `self.name`) and set `ref` and `facts`."""
+        """Make the children (`parent=self`, names that start with `self.name`) and set `ref` and `facts`.
+
+        Raises Unsupported for what only here is known to be asked too much; it is shown with all else that providers lack.
+        """
         raise NotImplementedError
 
     def grant(self, to: Component[Any]) -> None:
@@ -192,6 +203,38 @@ class Function(Component[FunctionSpec]):
         super().__init__(name, spec, opts)
 
 
+class Monitor(Component[MonitorSpec]):
+    """Alarms on the endpoints, functions and trainings in `watches`. A provider without alarms makes nothing of it."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: MonitorSpec | None = None,
+        *,
+        watches: Sequence[Endpoint | Function | Training],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        self.watches = tuple(watches)
+        for watched in self.watches:
+            if not isinstance(watched, Endpoint | Function | Training):
+                raise SpecError(
+                    f"The monitor {name!r} is to watch {watched.name!r}, a {watched.kind}: it watches endpoints, functions and "
+                    "trainings. Leave the others out."
+                )
+        super().__init__(name, spec or MonitorSpec(), opts)
+
+
+class Budget(Component[BudgetSpec]):
+    """A monthly limit for all that the stack has on this provider. A provider that nobody bills makes nothing of it."""
+
+    def __init__(self, name: str, spec: BudgetSpec, *, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(name, spec, opts)
+
+
+# What every provider's `components` has.
+CLASSES = (Storage, Registry, Training, Endpoint, Function, Monitor, Budget)
+
+
 class Provider:
     """One provider's components: `cloud.Storage(...)`, `cloud.Registry(...)`, and so on."""
 
@@ -200,6 +243,8 @@ class Provider:
     Training: type[Training]
     Endpoint: type[Endpoint]
     Function: type[Function]
+    Monitor: type[Monitor]
+    Budget: type[Budget]
 
     def __init__(self, name: str) -> None:
         known = providers()
@@ -211,8 +256,8 @@ class Provider:
         self.name = name
         self.support: Support = importlib.import_module(known[name]).SUPPORT
         self.module = importlib.import_module(f"{known[name]}.components")
-        for kind in ("Storage", "Registry", "Training", "Endpoint", "Function"):
-            setattr(self, kind, getattr(self.module, kind))
+        for contract in CLASSES:
+            setattr(self, contract.__name__, getattr(self.module, contract.__name__))
 
 
 def provider(name: str = "") -> Provider:
@@ -227,9 +272,9 @@ def provider(name: str = "") -> Provider:
 
 
 def platform_of(components: Sequence[Component[Any]]) -> pulumi.Output[Platform]:
-    """The Platform record of these components."""
+    """The Platform record of these components, without those that no runtime uses."""
     project, stack = pulumi.get_project(), pulumi.get_stack()
-    return pulumi.Output.all(*(component.part for component in components)).apply(
+    return pulumi.Output.all(*(component.part for component in components if component.kind)).apply(
         lambda parts: Platform(project=project, stack=stack, parts={part.name: part for part in parts})
     )
 

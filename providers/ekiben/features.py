@@ -40,6 +40,9 @@ class Feature(StrEnum):
     ON_HTTP = "functions on HTTP"
     ON_EVENT = "functions on events"
     DEAD_LETTERS = "dead letters that can be replayed"
+    # all of it
+    ALARMS = "alarms that tell somebody"
+    BUDGET = "a monthly budget"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ here but against its `SUPPORT` (see `wants`): a spec is the same data on every p
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import cronsim
@@ -17,6 +17,7 @@ from ekiben.errors import SpecError, Unsupported
 from ekiben.features import Feature, Support
 
 __all__ = [
+    "Dispensable",
     "EndpointSpec",
     "FunctionSpec",
     "Http",
@@ -60,6 +61,15 @@ class Spec(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             raise SpecError(_explain(type(self), error)) from error
+
+
+class Dispensable(Spec):
+    """Base of the specs of what a platform works without, where a provider lacks it: its component then makes nothing."""
+
+    feature: ClassVar[Feature]
+
+    provision: Literal["where-supported", "required"] = "where-supported"
+    """Whether a provider that lacks it may leave it out, or fails the preview."""
 
 
 Name = Annotated[str, Field(min_length=3, max_length=24, pattern=r"^[a-z](?:[a-z0-9]|-[a-z0-9])+$")]
@@ -302,6 +312,8 @@ def wants(spec: Spec) -> list[tuple[Feature, str]]:
         }
         for i, trigger in enumerate(spec.on):
             need(True, by_type[trigger.type], f"on[{i}]={trigger.type}")
+    elif isinstance(spec, Dispensable):
+        need(spec.provision == "required", spec.feature, "provision='required'")
     return found
 
 

@@ -14,7 +14,7 @@ from pulumi.runtime import settings
 import ekiben as ek
 from ekiben import packing
 from ekiben.errors import SpecError
-from ekiben.local.components import Endpoint, Function, Registry, Storage, Training
+from ekiben.local.components import Budget, Endpoint, Function, Monitor as Watch, Registry, Storage, Training
 
 from .conftest import Project
 
@@ -227,3 +227,38 @@ def test_d13_two_components_of_one_name_are_refused(run: Callable[..., Any]) -> 
 
     with pytest.raises(SpecError, match="Two components are called 'lake'"):
         run(program)
+
+
+def test_a_monitor_and_a_budget_make_nothing_where_the_provider_lacks_them(run: Callable[..., Any]) -> None:
+    def program() -> list[Any]:
+        hello = Function("hello", ek.FunctionSpec(source="functions/hello"))
+        watch = Watch("watch", watches=[hello])
+        limit = Budget("limit", ek.BudgetSpec(monthly_usd=20, notify=("ops@example.org",)))
+        ek.export(hello, watch, limit)
+        return [hello]
+
+    monitor, known = run(program)
+    assert {name for token, name in monitor.made if "hello" not in name and token.startswith("ekiben:station")} == {
+        "station", "platform",
+    }  # fmt: skip
+    record = ek.Platform.from_json(monitor.inputs("Record", "platform")["platform"])
+    assert sorted(record.parts) == ["hello"], "no runtime uses them"
+    assert known["hello"].kind == "function"
+
+
+def test_d8_a_monitor_and_a_budget_that_are_required_are_refused_together(run: Callable[..., Any]) -> None:
+    def program() -> list[Any]:
+        watch = Watch("watch", ek.MonitorSpec(provision="required"), watches=[])
+        spec = ek.BudgetSpec(monthly_usd=20, notify=("ops@example.org",), provision="required")
+        ek.export(watch, Budget("limit", spec))
+        return []
+
+    with pytest.raises(ek.Unsupported) as told:
+        run(program)
+    for words in ("MonitorSpec of 'watch'", "BudgetSpec of 'limit'", "provision='required'", "nobody bills"):
+        assert words in str(told.value)
+
+
+def test_a_monitor_watches_what_acts_only(run: Callable[..., Any]) -> None:
+    told = refused(run, lambda: Watch("watch", watches=[Storage("lake")]))  # type: ignore[list-item]
+    assert "'lake', a storage: it watches endpoints, functions and trainings" in told

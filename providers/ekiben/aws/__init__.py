@@ -29,6 +29,8 @@ SUPPORT = Support(
         Feature.ON_HTTP: True,
         Feature.ON_EVENT: True,
         Feature.DEAD_LETTERS: True,
+        Feature.ALARMS: True,
+        Feature.BUDGET: True,
     },
     # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; of training that of CreateTrainingJob.
     limits=Limits(

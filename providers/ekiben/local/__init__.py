@@ -30,5 +30,7 @@ SUPPORT = Support(
         Feature.ON_HTTP: True,
         Feature.ON_EVENT: True,
         Feature.DEAD_LETTERS: True,
+        Feature.ALARMS: "a machine that is down tells nobody; the station's /metrics are there for a Prometheus elsewhere",
+        Feature.BUDGET: "nobody bills a machine of your own",
     },
 )

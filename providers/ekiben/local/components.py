@@ -18,7 +18,7 @@ from ekiben.local import SUPPORT
 from ekiben.local.resources import Declared, Host
 from ekiben.records import Platform
 
-__all__ = ["Endpoint", "Function", "Registry", "Storage", "Training", "exported"]
+__all__ = ["Budget", "Endpoint", "Function", "Monitor", "Registry", "Storage", "Training", "exported"]
 
 
 @dataclass
@@ -205,6 +205,18 @@ class Function(_Local, components.Function):
                 )
             found[trigger.storage] = storages[trigger.storage].uri
         return found
+
+
+class Monitor(_Local, components.Monitor):
+    """Nothing: see SUPPORT."""
+
+    support = SUPPORT
+
+
+class Budget(_Local, components.Budget):
+    """Nothing: see SUPPORT."""
+
+    support = SUPPORT
 
 
 def exported(record: pulumi.Output[Platform]) -> None:
