@@ -88,6 +88,13 @@ def features() -> str:
     return "\n".join(rows) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
 
 
+def backends() -> str:
+    """What each service that an endpoint can be on holds."""
+    from ekiben.aws.backends import table
+
+    return table()
+
+
 def exit_codes() -> str:
     from ekiben.cli import EXIT_CODES
 
@@ -196,6 +203,7 @@ SPECS = (
 )
 PARTS: dict[str, Callable[[], str]] = {
     "features": features,
+    "backends": backends,
     "exit-codes": exit_codes,
     "error-tree": error_tree,
     "limits": limits,

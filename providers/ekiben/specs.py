@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import cronsim
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ekiben.errors import SpecError, Unsupported
 from ekiben.features import Feature, Support
@@ -176,6 +176,12 @@ class EndpointSpec(Spec):
     """The share of the predictions that is logged, with request and answer: 1 is all, 0 none."""
     env: Env = {}
     """Environment variables of the service. No secrets."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EndpointSpec:
+        if self.min_instances > self.max_instances:
+            raise ValueError(f"min_instances={self.min_instances} is more than max_instances={self.max_instances}")
+        return self
 
 
 class NewData(Spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ekiben.aws.backends import BACKENDS
 from ekiben.features import Feature, Limits, Support
 
 __all__ = ["SUPPORT"]
@@ -18,10 +19,10 @@ SUPPORT = Support(
         Feature.SPOT: True,
         Feature.SCALE_TO_ZERO: True,
         Feature.HOLD_FIRST_REQUEST: True,
-        # Between two revisions at a time.
+        # Between two revisions at a time on Lambda, ten on SageMaker's instances; see `backends`.
         Feature.TRAFFIC_SPLIT: True,
         Feature.REVISION_TAG: True,
-        # On SageMaker's instances, which do not scale to zero; all other endpoints are Lambda functions.
+        # On SageMaker's instances, which do not scale to zero.
         Feature.ENDPOINT_GPU: True,
         Feature.OPEN_ENDPOINT: True,
         Feature.ON_NEW_DATA: True,
@@ -32,11 +33,10 @@ SUPPORT = Support(
         Feature.ALARMS: True,
         Feature.BUDGET: True,
     },
-    # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; of training that of CreateTrainingJob.
+    # Of functions those of Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html), of training that of
+    # CreateTrainingJob. How much memory and how large a request an endpoint takes depends on its other wishes: see `backends`.
     limits=Limits(
-        endpoint_timeout_s=900,
-        endpoint_memory_mib=10_240,
-        request_bytes=6 * 2**20,
+        endpoint_timeout_s=max(one.timeout_s for one in BACKENDS),
         function_timeout_s=900,
         function_memory_mib=10_240,
         training_timeout_s=28 * 24 * 3600,
