@@ -1,9 +1,11 @@
 """One row through all trees at once, with NumPy: XGBoost's own answer to the last bit, for less than a call of its library costs.
 
 A call of the library parses its arguments, makes views of all trees and compiles a regular expression, whatever the number of rows.
-Here every threshold of every tree is compared with its value in one step. A node that sends the row to one side excludes the
-leaves of its other side, as bits; the first leaf that none of its tree's nodes has excluded is the one that the row falls into
-(QuickScorer: Lucchese et al., SIGIR 2015). The leaves are added up in single precision, one after the other, as XGBoost adds them.
+Here a node that sends the row to one side excludes the leaves of its other side, as bits; the first leaf that none of its tree's
+nodes has excluded is the one that the row falls into (QuickScorer: Lucchese et al., SIGIR 2015). Which leaves all nodes together
+that look at one column exclude depends on nothing but the number of their thresholds that the value reaches, so that is a table,
+made beforehand: a row takes one search in the sorted thresholds and one line of the table for each column, however many nodes there are.
+The leaves are added up in single precision, one after the other, as XGBoost adds them.
 """
 
 from __future__ import annotations
@@ -17,18 +19,18 @@ from typing import Any, cast
 
 import numpy as np
 
-__all__ = ["MAX_NODES", "Scorer", "scorer"]
+__all__ = ["Scorer", "scorer"]
 
-# Beyond this many thresholds (each tree counts as the largest) the library's own way is the faster one.
-MAX_NODES = 16_384
+# Of the table: beyond it the library's own way is taken. 250 full trees of depth 6 take two thirds of it.
+MAX_TABLE_BYTES = 16 << 20
 MAX_LEAVES = 64
 # XGBoost's (src/common/math.h), so that e^-x stays a number.
 MAX_EXPONENT = float(np.float32(88.7))
 
-add, add_up, negative, multiply, greater_equal = np.add, np.add.accumulate, np.negative, np.multiply, np.greater_equal
-bitwise_xor = np.bitwise_xor
+add, add_up, fmax, multiply, bitwise_xor = np.add, np.add.accumulate, np.fmax, np.multiply, np.bitwise_xor
 or_all: Any = np.bitwise_or.reduce
 bitwise_count: Any = getattr(np, "bitwise_count", None)  # since NumPy 2
+LOWEST = np.float32(-np.inf)
 
 Row = Any  # np.ndarray of one dimension
 Transform = Callable[[Row], Row]
@@ -44,22 +46,22 @@ class Scorer:
         self._rooms = _Rooms(model, bases)
         self._transform = transform
         self.shape = 1, model.columns
-        self._turned, self._one = model.turned, model.groups == 1
+        self._columns, self._signs, self._one = model.chosen, model.signs, model.groups == 1
         # One number comes out as an array of one, and several as an array of one row.
         self._last = slice(-1, None) if self._one else -1
 
     def __call__(self, row: Row, margin: bool) -> Row:
-        (given, minus, both, at, values, bounds, exceeds, gone, excluded, left, ones, more, counted, first, place, leaves, each,
+        (taken, values, wanted, bounds, table, lines, left, ones, more, counted, first, place, leaves, each,
          sums) = self._rooms.all  # fmt: skip
         # Results by their places and not by name, which costs as much as the work.
-        if self._turned:
-            given[:] = row
-            negative(row, minus)
-            row = both
-        row.take(at, None, values, "clip")
-        greater_equal(values, bounds, exceeds)
-        multiply(gone, exceeds, excluded)
-        or_all(excluded, 0, None, left)
+        if self._columns is not None:
+            row = row.take(self._columns, None, taken, "clip")
+            if self._signs is not None:
+                multiply(row, self._signs, row)
+        # What is missing reaches no threshold.
+        fmax(row, LOWEST, values)
+        table.take(bounds.searchsorted(wanted, "right"), 0, lines, "clip")
+        or_all(lines, 0, None, left)
         # Of the lowest bit that is not set and all below it, the number is the leaf's.
         add(left, ones, more)
         bitwise_xor(left, more, more)
@@ -73,22 +75,55 @@ class Scorer:
 
 
 class _Trees:
-    """The trees as arrays: a column for each tree, a line for each of its nodes; in a smaller tree the last ones say nothing."""
+    """The trees as arrays. `table` has a column for each tree, and a line for each number of thresholds that a value may reach;
+    `bounds` is sorted, and what a search in it finds is the line.
+
+    chosen: of a row, the columns that any node looks at; None for all of them as they stand. signs: -1 for those that are turned round.
+    """
 
     def __init__(self, trees: list[dict[str, Any]], columns: int, groups: int) -> None:
         walked = [_Walk(tree, columns) for tree in trees]
-        shape = max(max(len(each.nodes) for each in walked), 1), len(trees)
         bits = max(len(each.leaves) for each in walked)
         self.columns, self.groups = columns, groups
-        self.turned = any(at >= columns for each in walked for at, _, _ in each.nodes)
         self.mask = next(np.dtype(f"u{size}") for size in (1, 2, 4, 8) if bits <= 8 * size)
-        self.at, self.gone = np.zeros(shape, np.intp), np.zeros(shape, self.mask)
-        self.bounds = np.full(shape, np.nan, np.float32)
         self.leaves = np.zeros((len(trees), bits), np.float32)
         for tree, each in enumerate(walked):
             self.leaves[tree, : len(each.leaves)] = each.leaves
-            for line, node in enumerate(each.nodes):
-                self.at[line, tree], self.bounds[line, tree], self.gone[line, tree] = node
+        nodes = [(*node, tree) for tree, each in enumerate(walked) for node in each.nodes]
+        used = sorted({node[0] for node in nodes})
+        # One threshold for each column that every value reaches: no line before it is another column's.
+        nodes += [(column, LOWEST, 0, 0) for column in used]
+        self.chosen, self.signs = _chosen(used, columns)
+        self._lay(nodes, {column: place for place, column in enumerate(used)}, len(trees))
+
+    def _lay(self, nodes: list[tuple[int, Any, int, int]], places: dict[int, int], trees: int) -> None:
+        at = np.array([places[node[0]] for node in nodes], np.float32)
+        bounds, which = np.unique(_pairs(at, np.array([node[1] for node in nodes], np.float32)), return_inverse=True)
+        if (len(bounds) + 1) * trees * self.mask.itemsize > MAX_TABLE_BYTES:
+            raise _TooLarge
+        # A search gives the number of thresholds that are reached, the first of which is the second line.
+        self.table = np.zeros((len(bounds) + 1, trees), self.mask)
+        gone = np.array([node[2] for node in nodes], self.mask)
+        np.bitwise_or.at(self.table, (which + 1, np.array([node[3] for node in nodes], np.intp)), gone)
+        for place in range(len(places)):
+            first, last = np.searchsorted(bounds.real, (place, place + 1))
+            lines = self.table[first + 1 : last + 1]
+            np.bitwise_or.accumulate(lines, axis=0, out=lines)
+        self.bounds, self.wanted = bounds, _pairs(np.arange(len(places), dtype=np.float32), LOWEST)
+
+
+def _pairs(columns: Row, values: Row) -> Row:
+    """Complex numbers, which are sorted by their real parts, then by their imaginary ones."""
+    made = np.empty(len(columns), np.complex64)
+    made.real, made.imag = columns, values
+    return made
+
+
+def _chosen(used: list[int], columns: int) -> tuple[Row | None, Row | None]:
+    if used == list(range(columns)):
+        return None, None
+    turned = np.array(used, np.intp) >= columns
+    return np.array(used, np.intp) % columns, np.where(turned, np.float32(-1), np.float32(1)) if turned.any() else None
 
 
 class _Walk:
@@ -123,23 +158,22 @@ class _Walk:
 
 
 class _TooLarge(Exception):
-    """A tree has more leaves than there are bits."""
+    """A tree has more leaves than there are bits, or all of them take too large a table."""
 
 
 class _Rooms(threading.local):
     """What each thread works in."""
 
     def __init__(self, model: _Trees, bases: Row) -> None:
-        shape, columns = model.at.shape, model.columns
-        count, groups = shape[1], model.groups
-        both = np.zeros(2 * columns, np.float32)
+        count, groups, used = model.table.shape[1], model.groups, len(model.wanted)
         sums = np.empty((count // groups + 1, groups), np.float32)
         sums[0] = bases
+        wanted = model.wanted.copy()
         self.all = (
-            both[:columns], both[columns:], both, model.at, np.empty(shape, np.float32), model.bounds, np.empty(shape, np.bool_),
-            model.gone, np.empty(shape, model.mask), np.empty(count, model.mask), np.ones(count, model.mask),
-            np.empty(count, model.mask), np.empty(count, np.uint8), np.arange(count) * model.leaves.shape[1] - 1,
-            np.empty(count, np.intp), model.leaves.ravel(), sums[1:].reshape(-1), sums.ravel() if groups == 1 else sums,
+            np.empty(used, np.float32), wanted.imag, wanted, model.bounds, model.table, np.empty((used, count), model.mask),
+            np.empty(count, model.mask), np.ones(count, model.mask), np.empty(count, model.mask), np.empty(count, np.uint8),
+            np.arange(count) * model.leaves.shape[1] - 1, np.empty(count, np.intp), model.leaves.ravel(), sums[1:].reshape(-1),
+            sums.ravel() if groups == 1 else sums,
         )  # fmt: skip
 
 
@@ -155,11 +189,10 @@ def scorer(model: dict[str, Any]) -> Scorer | None:
         trees, groups_of = booster["model"]["trees"], booster["model"]["tree_info"]
         if int(about.get("num_target", "1")) != 1 or not columns or not all(map(_plain, trees)):
             return None
-        lines = max(tree["left_children"].__len__() // 2 for tree in trees)
         in_order = [
             [tree for tree, group in zip(trees, groups_of, strict=True) if group == one] for one in range(groups)
         ]
-        if max(lines, 1) * len(trees) > MAX_NODES or len({len(each) for each in in_order}) != 1:
+        if len({len(each) for each in in_order}) != 1:
             return None
         margin_of, transform = found
         bases = _bases(about["base_score"], groups, margin_of)
