@@ -82,7 +82,7 @@ def become(
     registry: str,
     stack: str,
 ) -> NoReturn:
-    """Replace this process by the server. Raises SpecError, IntegrityError, and what fetching a bento raises."""
+    """Make this process the server. Raises SpecError, IntegrityError, and what fetching a bento raises."""
     folder = _folder(bento or str(SAGEMAKER_MODEL), digest, registry, stack)
     if not (folder / "bento.yaml").is_file():
         raise SpecError(
@@ -98,16 +98,24 @@ def become(
         "predictions": _logged(folder, bento, log_predictions, log_share, log_spool) if log_predictions else None,
     }  # fmt: skip
     sys.stdout.flush()
-    os.execv(python, _command(python, given))  # noqa: S606
-
-
-def _command(python: Path, given: dict[str, Any]) -> list[str]:
-    """What serves a bento by itself: see ekiben/serving/alone.py."""
+    if python == Path(sys.executable):
+        _serve_here(given)
     import json
 
     from ekiben import serving
 
-    return [str(python), "-P", str(Path(serving.__file__).with_name("parent.py")), "--alone", json.dumps(given)]
+    parent = Path(serving.__file__).with_name("parent.py")
+    os.execv(python, [str(python), "-P", str(parent), "--alone", json.dumps(given)])  # noqa: S606
+
+
+def _serve_here(given: dict[str, Any]) -> NoReturn:
+    """Without another start of the interpreter, which takes as long as all that this command does. See ekiben/serving/alone.py."""
+    from ekiben.serving import parent
+
+    if not sys.flags.safe_path:
+        del sys.path[0]  # what lies beside the command, or where it was called, is nothing to the service
+    parent.make_package()
+    sys.exit(parent.beside("alone").main(given))
 
 
 def _logged(folder: Path, bento: str, uri: str, share: float, spool: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ A call of the library parses its arguments, makes views of all trees and compile
 Here a node that sends the row to one side excludes the leaves of its other side, as bits; the first leaf that none of its tree's
 nodes has excluded is the one that the row falls into (QuickScorer: Lucchese et al., SIGIR 2015). Which leaves all nodes together
 that look at one column exclude depends on nothing but the number of their thresholds that the value reaches, so that is a table,
-made beforehand: a row takes one search in the sorted thresholds and one line of the table for each column, however many nodes there are.
-The leaves are added up in single precision, one after the other, as XGBoost adds them.
+made beforehand: a row takes one search in the sorted thresholds and one line of the table for each column, however many nodes
+there are. The leaves are added up in single precision, one after the other, as XGBoost adds them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Trees:
     """The trees as arrays. `table` has a column for each tree, and a line for each number of thresholds that a value may reach;
     `bounds` is sorted, and what a search in it finds is the line.
 
-    chosen: of a row, the columns that any node looks at; None for all of them as they stand. signs: -1 for those that are turned round.
+    chosen: of a row, the columns that any node looks at; None for all of them as they stand. signs: -1 for those turned round.
     """
 
     def __init__(self, trees: list[dict[str, Any]], columns: int, groups: int) -> None:
