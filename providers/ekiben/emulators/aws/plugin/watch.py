@@ -92,6 +92,36 @@ def _update_alarm(aws: Aws, id: str, old: Props, new: Props) -> None:
     )  # fmt: skip
 
 
+def _make_bus(aws: Aws, props: Props) -> str:
+    aws.client("events").create_event_bus(
+        Name=props["name"], Tags=tag_list(aws.tags(props)), **whole(props, "description", "kmsKeyIdentifier")
+    )
+    return str(props["name"])
+
+
+def _read_bus(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
+    events = aws.client("events")
+    told = found(events.describe_event_bus, Name=id)
+    if told is None:
+        return None
+    tags = untagged(events.list_tags_for_resource(ResourceARN=told["Arn"])["Tags"])
+    return {
+        "name": id,
+        "arn": told["Arn"],
+        "tags": tags,
+        **camel(whole(camel(told), "description", "kmsKeyIdentifier")),
+    }
+
+
+def _update_bus(aws: Aws, id: str, old: Props, new: Props) -> None:
+    events, arn = aws.client("events"), old["arn"]
+    retag(
+        old.get("tagsAll", {}), aws.tags(new),
+        lambda tags: events.tag_resource(ResourceARN=arn, Tags=tag_list(tags)),
+        lambda keys: events.untag_resource(ResourceARN=arn, TagKeys=keys),
+    )  # fmt: skip
+
+
 def _bus(props: Props) -> dict[str, str]:
     return {"EventBusName": props["eventBusName"]} if props.get("eventBusName", "default") != "default" else {}
 
@@ -192,6 +222,13 @@ KINDS = [
         create=_put_alarm, read=_read_alarm, update=_update_alarm,
         delete=lambda aws, id, props: aws.client("cloudwatch").delete_alarms(AlarmNames=[id]),
         adopt=lambda id: {"name": id},
+    ),
+    Kind(
+        type="aws:cloudwatch/eventBus:EventBus",
+        takes=frozenset({"name", "description", "kmsKeyIdentifier", "tags"}),
+        fixed=frozenset({"name", "description", "kmsKeyIdentifier"}), named="name", name_chars=256, tagged=True,
+        outputs=("arn",), create=_make_bus, read=_read_bus, update=_update_bus, adopt=lambda id: {"name": id},
+        delete=lambda aws, id, props: aws.client("events").delete_event_bus(Name=id),
     ),
     Kind(
         type="aws:cloudwatch/eventRule:EventRule",

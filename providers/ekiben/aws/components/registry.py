@@ -1,0 +1,80 @@
+"""Registry: records in its storage, decisions on the program's event bus, and a mirror in SageMaker's model registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import pulumi
+
+from ekiben import components
+from ekiben.aws import SUPPORT
+from ekiben.aws.components.program import Aws, Statement, allow, facts
+from ekiben.aws.components.storage import storage_of
+from ekiben.aws.events import SOURCE
+
+__all__ = ["Registry", "groups_prefix", "mirror_statements", "publish_statements"]
+
+
+class Registry(Aws, components.Registry):
+    """groups: what the names of its model package groups begin with; empty without a mirror."""
+
+    support = SUPPORT
+    groups: pulumi.Output[str]
+
+    def create(self) -> None:
+        storage = storage_of(self, self.storage)
+        project, stack, name = pulumi.get_project(), pulumi.get_stack(), self.name
+        shown = self.spec.mirror != "off"
+        self.groups = storage.bucket.bucket.apply(
+            lambda bucket: groups_prefix(project, stack, bucket, name) if shown else ""
+        )
+        uri = pulumi.Output.concat(storage.uri, "/registry/", self.name)
+        self.ref = uri
+        self.facts = facts(
+            region=self.region,
+            uri=uri,
+            bus=self.bus.name,
+            require_approval=self.spec.require_approval,
+            model_groups=self.groups,
+        )
+
+    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+        storage = storage_of(self, self.storage)
+        return pulumi.Output.all(
+            storage.statements(f"registry/{self.name}/", write=True),
+            self.bus.arn, self.groups, self.partition, self.region, self.account,
+        ).apply(
+            lambda made: [
+                *made[0], *publish_statements(made[1]), *mirror_statements(made[2], f"arn:{made[3]}:sagemaker:{made[4]}:{made[5]}")
+            ]
+        )  # fmt: skip
+
+
+def groups_prefix(project: str, stack: str, bucket: str, name: str) -> str:
+    """What the model package groups of a registry begin with: no other stack's do, nor those of the same one made anew.
+
+    33 characters at most, which with a model's 24 are within SageMaker's 63.
+    """
+    whose = json.dumps([project, stack, bucket, name])
+    return f"{name}-{hashlib.sha256(whose.encode()).hexdigest()[:8]}"
+
+
+def publish_statements(bus_arn: str) -> list[Statement]:
+    """Put Ekiben's events, and no service's, on a bus."""
+    return [allow(["events:PutEvents"], [bus_arn], {"StringEquals": {"events:source": SOURCE}})]
+
+
+def mirror_statements(groups: str, arns: str) -> list[Statement]:
+    """Show versions as model packages of groups that begin so, and read what was decided. arns: what their ARNs begin with."""
+    if not groups:
+        return []
+    group, package = f"{arns}:model-package-group/{groups}-*", f"{arns}:model-package/{groups}-*"
+    return [
+        allow(["sagemaker:CreateModelPackageGroup", "sagemaker:AddTags", "sagemaker:ListModelPackages"], [group]),
+        allow(
+            ["sagemaker:CreateModelPackage", "sagemaker:DescribeModelPackage", "sagemaker:UpdateModelPackage"],
+            [group, package],
+        ),
+    ]

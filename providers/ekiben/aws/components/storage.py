@@ -1,0 +1,163 @@
+"""Storage: a bucket that is private, encrypted and versioned, and tells EventBridge of its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+
+from ekiben import components
+from ekiben.aws import SUPPORT
+from ekiben.aws.components.program import Aws, Statement, allow, current, document, facts
+from ekiben.components import Component
+from ekiben.errors import SpecError
+
+__all__ = ["Storage", "key_statements", "read_statements", "storage_of", "write_statements"]
+
+UPLOAD_DAYS = 7
+
+
+class Storage(Aws, components.Storage):
+    """bucket: the S3 bucket. settings: those of its properties that are resources of their own."""
+
+    support = SUPPORT
+    bucket: aws.s3.Bucket
+
+    def create(self) -> None:
+        retain = self.spec.retain
+        self.bucket = aws.s3.Bucket(self.name, force_destroy=not retain, tags=self.tags, opts=self.opts(retain=retain))
+        name, opts = self.bucket.bucket, self.opts(retain=retain)
+        private = aws.s3.BucketPublicAccessBlock(
+            self.name,
+            bucket=name,
+            block_public_acls=True,
+            block_public_policy=True,
+            ignore_public_acls=True,
+            restrict_public_buckets=True,
+            opts=opts,
+        )
+        owned = aws.s3.BucketOwnershipControls(
+            self.name, bucket=name, rule={"object_ownership": "BucketOwnerEnforced"}, opts=opts
+        )
+        # One change of a bucket's settings at a time: S3 refuses a second one while the first goes on.
+        policy = aws.s3.BucketPolicy(
+            self.name,
+            bucket=name,
+            policy=self.bucket.arn.apply(lambda arn: document([tls_only(arn)])),
+            opts=self.opts(retain=retain, depends_on=[private, owned]),
+        )
+        encrypted = aws.s3.BucketServerSideEncryptionConfiguration(
+            self.name, bucket=name, rules=[encryption(self.spec.kms_key)], opts=opts
+        )
+        versioned = self.spec.versioning != "off"
+        settings: list[pulumi.Resource] = [policy, encrypted]
+        if versioned:
+            settings.append(
+                aws.s3.BucketVersioning(
+                    self.name, bucket=name, versioning_configuration={"status": "Enabled"}, opts=opts
+                )
+            )
+        keep_days = self.spec.keep_versions_days if versioned else 0
+        aws.s3.BucketLifecycleConfiguration(
+            self.name,
+            bucket=name,
+            rules=lifecycle(self.spec.expire_days, keep_days),
+            opts=self.opts(retain=retain, depends_on=settings[2:]),
+        )
+        settings.append(aws.s3.BucketNotification(self.name, bucket=name, eventbridge=True, opts=opts))
+        self.settings = settings
+        self.ref = self.bucket.arn
+        self.facts = facts(region=self.region, uri=self.uri, kms_key=self.spec.kms_key)
+        current().storages[self.name] = self
+
+    @property
+    def uri(self) -> pulumi.Output[str]:
+        return pulumi.Output.concat("s3://", self.bucket.bucket)
+
+    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+        return self.statements("", write=True)
+
+    def statements(self, *prefixes: str, write: bool) -> pulumi.Output[Sequence[Statement]]:
+        """What it takes to read (and to write) what is below these prefixes; all of the bucket with the prefix ""."""
+        key = self.spec.kms_key
+        made = write_statements if write else read_statements
+        arn: pulumi.Output[str] = self.bucket.arn
+        return arn.apply(lambda arn: [*made(arn, prefixes), *key_statements(key, write=write)])
+
+
+def read_statements(bucket_arn: str, prefixes: Sequence[str]) -> list[Statement]:
+    """Read and list the objects whose keys begin so."""
+    objects = [f"{bucket_arn}/{prefix}*" for prefix in prefixes]
+    return [_list(bucket_arn, prefixes), allow(["s3:GetObject"], objects)]
+
+
+def write_statements(bucket_arn: str, prefixes: Sequence[str]) -> list[Statement]:
+    """Read, list, write and delete the objects whose keys begin so. Older versions stay."""
+    objects = [f"{bucket_arn}/{prefix}*" for prefix in prefixes]
+    actions = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    return [_list(bucket_arn, prefixes), allow(actions, objects)]
+
+
+def key_statements(kms_key: str, *, write: bool) -> list[Statement]:
+    """Use a customer's key, given by its ARN; nothing without one. Multipart uploads decrypt, too."""
+    if not kms_key:
+        return []
+    return [allow(["kms:Decrypt", *(["kms:GenerateDataKey"] if write else [])], [kms_key])]
+
+
+def _list(bucket_arn: str, prefixes: Sequence[str]) -> Statement:
+    everything = "" in prefixes
+    only = {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}}
+    return allow(["s3:ListBucket"], [bucket_arn], None if everything else only)
+
+
+def tls_only(bucket_arn: str) -> Statement:
+    """Refuse whoever does not encrypt on the way."""
+    return {
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [bucket_arn, f"{bucket_arn}/*"],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+
+
+def encryption(kms_key: str) -> dict[str, Any]:
+    """The rule of a bucket's encryption: by the customer's key, or by S3's own."""
+    if not kms_key:
+        return {"apply_server_side_encryption_by_default": {"sse_algorithm": "AES256"}}
+    by = {"sse_algorithm": "aws:kms", "kms_master_key_id": kms_key}
+    return {"apply_server_side_encryption_by_default": by, "bucket_key_enabled": True}
+
+
+def lifecycle(expire_days: dict[str, int], keep_versions_days: int) -> list[dict[str, Any]]:
+    """The rules of a bucket's lifecycle: what is left of uploads, old versions, and what the spec lets expire."""
+    tidy: dict[str, Any] = {
+        "id": "tidy",
+        "status": "Enabled",
+        "filter": {"prefix": ""},
+        "abort_incomplete_multipart_upload": {"days_after_initiation": UPLOAD_DAYS},
+    }
+    if keep_versions_days:
+        tidy["noncurrent_version_expiration"] = {"noncurrent_days": keep_versions_days}
+        # A mark of a deletion that hides nothing any more.
+        tidy["expiration"] = {"expired_object_delete_marker": True}
+    rules = [tidy]
+    for number, (prefix, days) in enumerate(sorted(expire_days.items()), 1):
+        rules.append(
+            {"id": f"expire-{number}", "status": "Enabled", "filter": {"prefix": prefix}, "expiration": {"days": days}}
+        )
+    return rules
+
+
+def storage_of(component: Component[Any], storage: components.Storage) -> Storage:
+    """`storage`, when it is one of AWS. Raises SpecError, naming both."""
+    if not isinstance(storage, Storage):
+        raise SpecError(
+            f"The {component.kind} {component.name!r} is on aws and its storage {storage.name!r} is on {storage.provider}: "
+            "aws reads and writes buckets of its own only. Give it a storage of aws."
+        )
+    return storage
