@@ -15,10 +15,12 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from ekiben.emulators.aws import buckets, budgets, events, policies, sagemaker
+from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.clock import Clock
 from ekiben.emulators.aws.function_urls import PREFIX, Urls
 from ekiben.emulators.aws.functions import Functions
+from ekiben.emulators.aws.images import Images
 from ekiben.emulators.aws.training import Jobs
 
 __all__ = ["Edge"]
@@ -33,7 +35,9 @@ class Edge:
         policies.obey()
         buckets.mend()
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._functions = Functions(state_dir / "functions", url)
+        images = Images(state_dir / "images")
+        self._builds = Builds(state_dir / "builds", images.folder, url, self.moto)
+        self._functions = Functions(state_dir / "functions", url, images)
         self._urls = Urls(self._functions, url, self.moto)
         events.connect(self._functions)
         self._clock = Clock(self._functions)
@@ -44,6 +48,10 @@ class Edge:
             ("budgets", "ListTagsForResource"): budgets.list_tags,
             ("budgets", "TagResource"): budgets.tag,
             ("budgets", "UntagResource"): budgets.untag,
+            ("codebuild", "BatchGetBuilds"): self._builds.get,
+            ("codebuild", "StartBuild"): self._builds.start,
+            ("codebuild", "StopBuild"): self._builds.stop,
+            ("codebuild", "UpdateProject"): self._builds.update_project,
             ("sagemaker", "CreateTrainingJob"): self._jobs.create,
             ("sagemaker", "StopTrainingJob"): self._jobs.stop,
             ("sagemaker", "UpdateEndpoint"): sagemaker.update_endpoint,
@@ -83,6 +91,7 @@ class Edge:
         """End what runs for the emulator."""
         self._clock.close()
         self._jobs.close()
+        self._builds.close()
         self._functions.close()
 
     def _answer(self, call: Call) -> Answer | None:

@@ -1,6 +1,7 @@
 """Lambda: functions that run their own code, versions and aliases that are obeyed, asynchronous events that are tried again.
 
-Only Python functions from a zip run. What the function itself asks of AWS goes to the emulator, with its role's credentials.
+Python functions from a zip run, and images that were built here. What a function itself asks of AWS goes to the emulator, with its
+role's credentials.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 from moto.core.exceptions import JsonRESTError, ServiceException
 from moto.sts.models import sts_backends
 
+from ekiben.emulators.aws import log_streams, versions
 from ekiben.emulators.aws.call import Answer, Call, Refused
+from ekiben.emulators.aws.images import Image, Images, NoImage
 from ekiben.emulators.aws.workers import Code, Outcome, Workers
+from ekiben.errors import EkibenError
 
 __all__ = ["Functions"]
 
@@ -39,8 +43,8 @@ logger = logging.getLogger("ekiben.emulators.aws")
 class Functions:
     """What runs the functions in moto's tables. `folder` is its own; `url` is the emulator's."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        self._url = url
+    def __init__(self, folder: Path, url: str, images: Images) -> None:
+        self._url, self._images = url, images
         self.workers = Workers(folder)
         self._credentials: dict[str, dict[str, str]] = {}
         self._events = ThreadPoolExecutor(EVENT_THREADS, thread_name_prefix="event")
@@ -53,6 +57,7 @@ class Functions:
 
         LambdaFunction._invoke_lambda = run  # type: ignore[assignment, method-assign]
         _keep_dead_letter_queues()
+        versions.keep(images)
 
     def invoke(self, call: Call) -> Answer:
         """POST /2015-03-31/functions/NAME/invocations."""
@@ -120,8 +125,7 @@ class Functions:
         if outcome.init_ms:
             lines[-1] += f"\tInit Duration: {outcome.init_ms:.2f} ms"
         outcome.log = "\n".join(line for line in lines if line) + "\n"
-        function.logs_backend.ensure_log_group(function.logs_group_name)
-        function.save_logs(outcome.log)
+        log_streams.append(function.account_id, function.region, function.logs_group_name, outcome.stream, outcome.log)
         return outcome
 
     def deliver(self, arn: str, event: Any, *, service: str = "", source_arn: str = "", dead_letters: str = "") -> None:
@@ -196,33 +200,50 @@ class Functions:
             logger.exception("what failed cannot be sent to %s", arn)
 
     def _code(self, function: LambdaFunction) -> Code:
-        runtime = str(function.run_time)
-        if function.package_type != "Zip" or not runtime.startswith("python"):
-            what = "from an image" if function.package_type != "Zip" else f"for {runtime}"
-            raise Refused(
-                "InvalidRuntimeException",
-                f"the emulator does not run functions {what}: Python ones from a zip only",
-                502,
-            )
+        runtime, image = str(function.run_time), None
+        if function.package_type == "Image":
+            image = self._image(function)
+        elif not runtime.startswith("python"):
+            why = f"the emulator runs functions in Python, and images, but none for {runtime}"
+            raise Refused("InvalidRuntimeException", why, 502)
         if function.layers:
             raise Refused("InvalidRuntimeException", "the emulator does not run functions with layers", 502)
         version, arn = str(function.version), function.function_arn
+        most = (
+            lambda_backends[function.account_id][function.region]
+            .get_function(function.function_name)
+            .reserved_concurrency
+        )
+        if most == 0:
+            raise Refused("TooManyRequestsException", "Rate Exceeded.", 429)
         env = {
             **self._role(function.account_id, function.role),
             "AWS_ENDPOINT_URL": self._url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": function.region,
             "AWS_DEFAULT_REGION": function.region, "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_EXECUTION_ENV": f"AWS_Lambda_{runtime}", "AWS_LAMBDA_FUNCTION_NAME": function.function_name,
+            "AWS_LAMBDA_FUNCTION_NAME": function.function_name,
             "AWS_LAMBDA_FUNCTION_VERSION": version, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
-            "AWS_LAMBDA_LOG_GROUP_NAME": function.logs_group_name, "AWS_LAMBDA_LOG_STREAM_NAME": f"[{version}]",
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand", **function.environment_vars,
+            "AWS_LAMBDA_LOG_GROUP_NAME": function.logs_group_name, "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            **({} if image else {"AWS_EXECUTION_ENV": f"AWS_Lambda_{runtime}"}), **function.environment_vars,
         }  # fmt: skip
+        config = function.image_config
         told = json.dumps(
-            [arn, version, function.code_sha_256, function.handler, function.timeout, env], sort_keys=True
+            [arn, version, function.code_sha_256, function.handler, config.response(), function.timeout, env],
+            sort_keys=True,
         )
         return Code(
-            key=hashlib.sha256(told.encode()).hexdigest(), arn=arn, zip=function.code_bytes, handler=str(function.handler),
-            timeout_s=float(function.timeout), env=env,
+            key=hashlib.sha256(told.encode()).hexdigest(), arn=arn, version=version, timeout_s=float(function.timeout), env=env,
+            zip=b"" if image else function.code_bytes, handler=str(function.handler), image=image,
+            entrypoint=tuple(config.entry_point), words=tuple(config.cmd), most=most or 0,
         )  # fmt: skip
+
+    def _image(self, function: LambdaFunction) -> Image:
+        """The function's image, with its environment made. Raises Refused."""
+        try:
+            image = self._images.find(versions.resolved(function))
+            assert image.python
+        except (NoImage, EkibenError) as error:
+            raise Refused("InvalidRuntimeException", str(error), 502) from error
+        return image
 
     def _role(self, account: str, arn: str) -> dict[str, str]:
         """Credentials of the function's role, once for each."""

@@ -1,26 +1,37 @@
-"""A file that a process appends to, as a stream of CloudWatch Logs."""
+"""Streams of CloudWatch Logs: of what is told, and of a file that a process appends to."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from moto.logs.exceptions import ResourceAlreadyExistsException
 from moto.logs.models import logs_backends
 
-__all__ = ["Log"]
+__all__ = ["Log", "append"]
 
-GROUP = "/aws/sagemaker/TrainingJobs"
 CHUNK_BYTES = 1 << 20
 
 
-class Log:
-    """`path` is the file; `send` takes over the whole lines that are new in it, `last` what is left."""
+def append(account: str, region: str, group: str, stream: str, text: str) -> None:
+    """Add the lines of `text` to a stream; it and its group are made where they are not there."""
+    backend, now_ms = logs_backends[account][region], int(time.time() * 1000)
+    backend.ensure_log_group(group)
+    with suppress(ResourceAlreadyExistsException):
+        backend.create_log_stream(group, stream)
+    events = [{"timestamp": now_ms, "message": line} for line in text.splitlines() if line]
+    if events:
+        backend.put_log_events(group, stream, events)
 
-    def __init__(self, path: Path, stream: str, account: str, region: str) -> None:
-        self.path, self._stream, self._backend = path, stream, logs_backends[account][region]
+
+class Log:
+    """`path` is the file, of which `send` takes over the whole lines that are new, `last` what is left."""
+
+    def __init__(self, path: Path, group: str, stream: str, account: str, region: str) -> None:
+        self.path, self._where = path, (account, region, group, stream)
         self._offset = 0
-        self._made = False
-        self._backend.ensure_log_group(GROUP)
+        logs_backends[account][region].ensure_log_group(group)
 
     def send(self, *, last: bool = False) -> None:
         if not self.path.exists():
@@ -34,15 +45,6 @@ class Log:
                 if not whole:
                     return
                 self._offset += len(whole)
-                self._put(whole.decode("utf-8", "replace").splitlines())
+                append(*self._where, whole.decode("utf-8", "replace"))
                 file.seek(self._offset)
                 data = file.read(CHUNK_BYTES)
-
-    def _put(self, lines: list[str]) -> None:
-        if not self._made:
-            self._backend.create_log_stream(GROUP, self._stream)
-            self._made = True
-        now_ms = int(time.time() * 1000)
-        events = [{"timestamp": now_ms, "message": line} for line in lines if line]
-        if events:
-            self._backend.put_log_events(GROUP, self._stream, events)

@@ -35,6 +35,7 @@ __all__ = ["Jobs"]
 
 STOP_S = 120.0  # between SIGTERM and SIGKILL (StopTrainingJob)
 FAILURE_CHARS = 1024
+LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 TICK_S, SYNC_S = 0.1, 1.0
 INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
@@ -103,8 +104,10 @@ class Running:
         self._hosts = [f"algo-{rank + 1}" for rank in range(self._count)]
         self._stopping, self._closing = threading.Event(), threading.Event()
         self._wards: list[Ward] = []
-        self._logs = [Log(folder / f"{host}.log", f"{record.training_job_name}/{host}-{int(time.time())}", account, region)
-                      for host in self._hosts]  # fmt: skip
+        name, now = record.training_job_name, int(time.time())
+        self._logs = [
+            Log(folder / f"{host}.log", LOG_GROUP, f"{name}/{host}-{now}", account, region) for host in self._hosts
+        ]
         assumed = sts_backends[account]["aws"].assume_role(region, "SageMaker", str(asked["RoleArn"]), "", 43200, "")
         self._role = {
             "AWS_ACCESS_KEY_ID": assumed.access_key_id, "AWS_SECRET_ACCESS_KEY": assumed.secret_access_key,

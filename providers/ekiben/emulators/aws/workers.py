@@ -1,7 +1,8 @@
 """Lambda's execution environments: processes that run a function's own code under AWS's own runtime client.
 
-A process serves one invocation at a time and is kept for the next. It sees the function's zip, the standard library, and what
-Lambda has beside it (boto3, the runtime client), and nothing else of the interpreter that runs the emulator.
+A process serves one invocation at a time and is kept for the next. Of a zip it sees the function's files, the standard library, and
+what Lambda has beside it (boto3, the runtime client), and nothing else of the interpreter that runs the emulator; of an image what
+the image has. An image with Lambda's web adapter is asked by HTTP, another one asks the Runtime API itself.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ekiben.emulators.aws.call import Refused
+from ekiben.emulators.aws.containers import Container
+from ekiben.emulators.aws.images import Image, NoImage
 from ekiben.emulators.aws.runtime_api import RuntimeApi
+from ekiben.emulators.aws.web_adapter import WebAdapter
 from ekiben.emulators.warden import Ward
+from ekiben.errors import EkibenError
 
 __all__ = ["Code", "Outcome", "Workers"]
 
@@ -46,23 +51,38 @@ logger = logging.getLogger("ekiben.emulators.aws")
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """A version of a function, as its processes need it. `key`: another one for another code or configuration."""
+    """A version of a function, as its processes need it. `key`: another one for another code or configuration.
+
+    Of a zip `handler` is the one that is called; of an image `entrypoint` and `words` take the place of its own. `most`: how many
+    of the function may run at once, 0 for as many as there may be.
+    """
 
     key: str
     arn: str
-    zip: bytes
-    handler: str
+    version: str
     timeout_s: float
     env: Mapping[str, str]
+    zip: bytes = b""
+    handler: str = ""
+    image: Image | None = None
+    entrypoint: Sequence[str] = ()
+    words: Sequence[str] = ()
+    most: int = 0
+
+    @property
+    def function(self) -> str:
+        """Its ARN, without the version."""
+        return ":".join(self.arn.split(":")[:7])
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """How an invocation ended. error: "" or what X-Amz-Function-Error says; log: what was printed."""
+    """How an invocation ended. error: "" or what X-Amz-Function-Error says; log: what was printed, for the log stream `stream`."""
 
     payload: bytes = b""
     error: str = ""
     log: str = ""
+    stream: str = ""
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     init_ms: float = 0.0
     ms: float = 0.0
@@ -71,24 +91,51 @@ class Outcome:
 class Worker:
     """One process."""
 
-    def __init__(self, code: Code, folder: Path, runtime: Path, task: Path) -> None:
+    def __init__(self, code: Code, folder: Path) -> None:
         self.code, self.folder, self.used_at = code, folder / secrets.token_hex(4), 0.0
-        self.api = RuntimeApi(code.arn, code.timeout_s)
+        self.stream = f"{time.strftime('%Y/%m/%d', time.gmtime())}/[{code.version}]{secrets.token_hex(16)}"
         (self.folder / "tmp").mkdir(parents=True)
         self._log = self.folder / "log"
+        self.api: RuntimeApi | WebAdapter
+        env = {**code.env, "AWS_LAMBDA_LOG_STREAM_NAME": self.stream}
+        try:
+            if code.image is None:
+                self._start_zip(folder, env)
+            else:
+                self._start_image(code.image, env)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _start_zip(self, folder: Path, env: Mapping[str, str]) -> None:
+        runtime, task = _runtime(folder), _unpacked(folder, self.code.zip)
+        self.api = RuntimeApi(self.code.arn, self.code.timeout_s)
         env = {
             **{name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
             "LANG": "en_US.UTF-8", "TZ": ":UTC", "TMPDIR": str(self.folder / "tmp"), "HOME": str(self.folder / "tmp"),
-            "LAMBDA_TASK_ROOT": str(task), "LAMBDA_RUNTIME_DIR": str(runtime), "_HANDLER": code.handler,
-            "PYTHONPATH": str(runtime), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **code.env,
+            "LAMBDA_TASK_ROOT": str(task), "LAMBDA_RUNTIME_DIR": str(runtime), "_HANDLER": self.code.handler,
+            "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **env,
+            "PYTHONPATH": os.pathsep.join((*([env["PYTHONPATH"]] if "PYTHONPATH" in env else []), str(runtime))),
             "AWS_LAMBDA_RUNTIME_API": self.api.address,
         }  # fmt: skip
-        if "PYTHONPATH" in code.env:
-            env["PYTHONPATH"] = os.pathsep.join((code.env["PYTHONPATH"], str(runtime)))
         with self._log.open("ab") as output:
-            self.ward = Ward(
-                [sys.executable, "-S", "-m", "awslambdaric", code.handler], env=env, cwd=task, output=output
+            command = [sys.executable, "-S", "-m", "awslambdaric", self.code.handler]
+            self.ward = Ward(command, env=env, cwd=task, output=output)
+
+    def _start_image(self, image: Image, env: Mapping[str, str]) -> None:
+        """Raises Refused where it cannot be started."""
+        api = None if image.adapted else RuntimeApi(self.code.arn, self.code.timeout_s)
+        told = {"AWS_LAMBDA_RUNTIME_API": api.address} if api else {}
+        try:
+            container = Container(
+                image, self.folder, self._log, {**env, **told}, entrypoint=self.code.entrypoint, words=self.code.words
             )
+        except (NoImage, EkibenError) as error:
+            if api:
+                api.close()
+            raise Refused("InvalidRuntimeException", f"the image does not start: {error}", 502) from error
+        variables = {**image.variables(self.folder), **env}
+        self.ward, self.api = container.ward, api or WebAdapter(container, variables, self.code.timeout_s)
 
     def run(self, payload: bytes, outcome: Outcome) -> bool:
         """Give it an event and wait for what it says. False when the process is of no more use."""
@@ -124,7 +171,7 @@ class Worker:
             alive = kind != "init"
             break
         outcome.ms = (time.monotonic() - begun) * 1000
-        outcome.log = self._printed()
+        outcome.log, outcome.stream = self._printed(), self.stream
         self.used_at = time.monotonic()
         return alive
 
@@ -187,9 +234,11 @@ class Workers:
                         return worker
                     self._all.discard(worker)  # it has ended by itself meanwhile
                     worker.end()
-            if len(self._all) - len(self._idle) >= CONCURRENCY or self._closing.is_set():
+            busy = self._all.difference(self._idle)
+            mine = sum(worker.code.function == code.function for worker in busy)
+            if len(busy) >= CONCURRENCY or mine >= (code.most or CONCURRENCY) or self._closing.is_set():
                 raise Refused("TooManyRequestsException", "Rate Exceeded.", 429)
-            worker = Worker(code, self._folder, _runtime(self._folder), _unpacked(self._folder, code.zip))
+            worker = Worker(code, self._folder)
             self._all.add(worker)
             return worker
 
