@@ -108,7 +108,7 @@ def test_what_fails_says_so(aws: Aws) -> None:
     broken = value(call(aws, "unloadable"))
     assert (broken["errorType"], "no_such_module" in broken["errorMessage"]) == ("Runtime.ImportModuleError", True)
     make(aws, "other", "x", Runtime="nodejs22.x", Handler="main.handler")
-    with pytest.raises(ClientError, match="Python ones from a zip only"):
+    with pytest.raises(ClientError, match="in Python, and images"):
         call(aws, "other")
     with pytest.raises(ClientError, match="ResourceNotFoundException"):
         call(aws, "absent")

@@ -163,7 +163,7 @@ class Worker:
                     break
                 continue
             if kind == "started":  # the clock of an invocation starts when the code has been loaded
-                outcome.init_ms = (time.monotonic() - begun) * 1000
+                outcome.init_ms = 0.0 if self.used_at else (time.monotonic() - begun) * 1000
                 begun = time.monotonic()
                 deadline = begun + self.code.timeout_s
                 continue

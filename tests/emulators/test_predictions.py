@@ -1,0 +1,101 @@
+"""Endpoints of the emulated AWS that predict: images that were built, behind Lambda's aliases and SageMaker's variants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ekiben as ek
+from ekiben import packing
+from ekiben.aws import endpoint as lambdas
+from ekiben.emulators.aws import Server
+
+from . import images
+from .conftest import Aws
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment(server: Server) -> Iterator[None]:
+    """The run face finds the emulator as a user's program does."""
+    with pytest.MonkeyPatch.context() as env:
+        for name, value in server.environment.items():
+            env.setenv(name, value)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment() -> None:
+    """Here it stays."""
+
+
+@pytest.fixture(scope="module")
+def image(aws: Aws) -> str:
+    """The URI of the environment's image, by its digest."""
+    images.prepare(aws)
+    context = packing.environment_image(packing.template(images.BENTO))
+    built = images.build(aws, context)
+    assert built["buildStatus"] == "SUCCEEDED", images.said(aws, built)
+    (found,) = aws.ecr.describe_images(repositoryName=images.REPOSITORY)["imageDetails"]
+    assert found["imageTags"] == [context.sha256]
+    return f"{images.ACCOUNT}/{images.REPOSITORY}@{found['imageDigest']}"
+
+
+@pytest.fixture(scope="module")
+def versions(aws: Aws, image: str, tmp_path_factory: pytest.TempPathFactory) -> list[ek.ModelVersion]:
+    """Two that predict, and one that does not start."""
+    folder = tmp_path_factory.mktemp("bentos")
+    return [images.version(aws, folder, number, slope) for number, slope in ((1, 2.0), (2, 3.0), (3, None))]
+
+
+def part(name: str, **facts: Any) -> ek.Part:
+    more = {
+        "region": "us-east-1", "model": "tiny@champion", "storage_uri": f"s3://{images.BUCKET}", "template_sha256": "0" * 64,
+        "template_uri": f"s3://{images.BUCKET}/t",
+    }  # fmt: skip
+    return ek.Part(name=name, kind="endpoint", provider="aws", ref=name, facts={**more, **facts})
+
+
+@pytest.fixture(scope="module")
+def function(aws: Aws, image: str) -> str:
+    getattr(aws, "lambda").create_function(
+        FunctionName="tiny-api", PackageType="Image", Code={"ImageUri": image}, Role=images.role(aws, "server", "lambda"),
+        Timeout=30, MemorySize=512,
+    )  # fmt: skip
+    return "tiny-api"
+
+
+@pytest.fixture(scope="module")
+def api(function: str) -> lambdas.Endpoint:
+    made = part("tiny-api", function=function, alias="live", log_group=f"/aws/lambda/{function}")
+    return lambdas.Endpoint(made, ek.Platform(project="demo", stack="test", parts={"tiny-api": made}))
+
+
+def test_lambda_deploys_shifts_invokes_and_retires(
+    api: lambdas.Endpoint, versions: list[ek.ModelVersion], aws: Aws
+) -> None:
+    one, two, broken = versions
+    with pytest.raises(ek.Unavailable, match="release"):
+        api.invoke({"x": 1.5})
+    first = api.deploy(one)
+    assert (first.state, first.weight) == ("ready", 0.0)
+    api.shift({first.id: 100.0})
+    answer = api.invoke({"x": 1.5})
+    assert (answer.body, answer.revision) == ({"y": 3.0}, first.id)
+    assert not answer.cold
+    second = api.deploy(two)
+    assert api.invoke({"x": 1.5}, revision=second.id).body == {"y": 4.5}
+    with pytest.raises(ek.ModelFailed, match="tiny:3 does not start"):
+        api.deploy(broken)
+    assert [one.id for one in api.revisions()] == [second.id, first.id]
+    with pytest.raises(ek.SpecError, match="x"):
+        api.invoke({"x": "many"})
+    with pytest.raises(ek.ModelFailed):
+        api.invoke({}, route="broken")
+    api.shift({second.id: 100.0})
+    assert api.invoke({"x": 1.5}).revision == second.id
+    api.retire(first.id)
+    assert [one.id for one in api.revisions()] == [second.id]
