@@ -26,6 +26,7 @@ GENERIC = {
     "DurableExecutionAlreadyStartedException",
     "EFSIOException",
     "InvalidCodeSignatureException",
+    "InvalidInputException",
     "InvalidNextToken",
     "InvalidParameterException",
     "InvalidParameterValueException",
@@ -43,6 +44,7 @@ GENERIC = {
     "SnapStartRegenerationFailureException",
     "UnsupportedMediaTypeException",
     "ValidationError",
+    "ValidationException",
 }
 
 

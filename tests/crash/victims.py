@@ -63,7 +63,7 @@ def find(victim: str, state_dir: Path, command: int) -> list[int]:
         "call": lambda p: has(p.pid, "/station/handler.py") and has(p.pid, str(state_dir)),
         "command": lambda p: p.pid == command,
         "engine": lambda p: p.words[0].endswith("/pulumi") and p.parent == command,
-        "plugin": lambda p: has(p.pid, "ekiben.local.plugin") and below(p.pid, command),
+        "plugin": lambda p: has(p.pid, "ekiben.engine.plugin") and below(p.pid, command),
         "language": lambda p: has(p.pid, "ekiben.engine.language_host") and below(p.pid, command),
         "program": lambda p: has(p.pid, "pulumi-language-python-exec") and below(p.pid, command),
     }

@@ -46,7 +46,8 @@ _NETWORK = "Look at the subnets and security groups that it runs in"
 CODES: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(
         ("ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "NotFound",
-         "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NotFoundException", "404"),
+         "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NotFoundException",
+         "RepositoryNotFoundException", "ImageNotFoundException", "404"),
         (NotFound, ""),
     ),
     **dict.fromkeys(
@@ -67,7 +68,8 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     "EC2AccessDeniedException": (AccessDenied, _RIGHTS),
     **dict.fromkeys(
         ("ResourceLimitExceeded", "LimitExceededException", "ServiceQuotaExceededException", "CodeStorageExceededException",
-         "AliasLimitExceededException", "FunctionVersionsPerCapacityProviderLimitExceededException"),
+         "AliasLimitExceededException", "AccountLimitExceededException",
+         "FunctionVersionsPerCapacityProviderLimitExceededException"),
         (NoCapacity, _QUOTA),
     ),
     **dict.fromkeys(("CapacityError", "InsufficientInstanceCapacity"), (NoCapacity, "Try later, or another instance type")),
@@ -86,7 +88,7 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     ),
     **dict.fromkeys(
         ("InternalFailure", "InternalError", "InternalServerError", "InternalException", "InternalServiceException",
-         "InternalDependencyException", "ServiceException", "ServiceUnavailable", "ServiceUnavailableException",
+         "InternalDependencyException", "ServerException", "ServiceException", "ServiceUnavailable", "ServiceUnavailableException",
          "RequestTimeout", "RequestTimeoutException", "EC2UnexpectedException", "ENINotReadyException", "ModelNotReadyException",
          "ResourceNotReadyException", "SnapStartNotReadyException", "SnapStartTimeoutException", "EFSMountTimeoutException",
          "S3FilesMountTimeoutException", "CodeArtifactUserPendingException"),
@@ -124,8 +126,14 @@ _UNSENT: dict[str, tuple[type[ProviderError], str, str]] = {
 
 _ABSENT = re.compile(r"could not find|cannot find|not found|does not exist|no such", re.IGNORECASE)
 _PRESENT = re.compile(r"already exist|already in use|cannot create already", re.IGNORECASE)
-_ROLE = re.compile(r"\b(?:could not|cannot|can't|unable to|failed to)\s+(?:be\s+)?assumed?\b", re.IGNORECASE)
-_INVALID = ("ValidationException", "ValidationError", "InvalidParameterValueException", "InvalidParameterException")
+_ROLE = re.compile(
+    r"\b(?:could not|cannot|can't|unable to|failed to)\s+(?:be\s+)?assumed?\b|not authorized to perform: sts:AssumeRole\b",
+    re.IGNORECASE,
+)
+_INVALID = (
+    "ValidationException", "ValidationError", "InvalidParameterValueException", "InvalidParameterException",
+    "InvalidInputException",
+)  # fmt: skip
 
 
 def code_of(error: BaseException | None) -> str:
@@ -156,7 +164,7 @@ def _translation(error: Exception, operation: str) -> EkibenError:
         return AccessDenied("aws", operation, f"{REFUSED[code]} ({code})", _CREDENTIALS)
     kind, remedy = CODES.get(code) or _by_status(error)
     if code in _INVALID:
-        # SageMaker and Lambda say several things with one code; only the text tells them apart.
+        # SageMaker, Lambda and CodeBuild say several things with one code; only the text tells them apart.
         if _ROLE.search(said):
             return RoleNotReady("aws", operation, said, "Wait until the role is ready, or correct whom it trusts")
         if _PRESENT.search(said):

@@ -63,7 +63,7 @@ def environment(root: Path, cli: Cli | None = None) -> dict[str, str]:
         found["PATH"] = os.pathsep.join(missing + path)
     found = {name: value for name, value in found.items() if name not in theirs or name == "PATH"}
     install_plugin(
-        cli, {**theirs, **found}, root, name="ekiben", version=__version__, module="ekiben.local.plugin"
+        cli, {**theirs, **found}, root, name="ekiben", version=__version__, module="ekiben.engine.plugin"
     )  # fmt: skip
     return found
 

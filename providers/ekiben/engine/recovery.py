@@ -17,7 +17,7 @@ from typing import Any
 
 from pulumi import automation
 
-from ekiben.local.declared import KINDS, begun, identity
+from ekiben.engine.kinds import FAMILIES, family
 
 __all__ = ["recover"]
 
@@ -61,10 +61,12 @@ def _take_up(opened: automation.Stack) -> None:
     known = {resource["urn"] for resource in resources}
     for resource in (one["resource"] for one in pending if _ours(one) and one["type"] == "creating"):
         # One that is being replaced is known, and is replaced again.
-        kind = KINDS.get(str(resource["type"]).removeprefix("ekiben:station:"))
-        if kind is not None and resource["urn"] not in known:
+        token = str(resource["type"])
+        ours = family(token) if token.split(":")[1] in FAMILIES else None
+        kind = ours.KINDS.get(token.rpartition(":")[2]) if ours else None
+        if ours is not None and kind is not None and resource["urn"] not in known:
             inputs = resource["inputs"]
-            resources.append({**resource, "id": identity(kind, inputs), "outputs": begun(kind, inputs)})
+            resources.append({**resource, "id": ours.identity(kind, inputs), "outputs": ours.begun(kind, inputs)})
     body |= {"pending_operations": [one for one in pending if not _ours(one)], "resources": resources}
     opened.import_stack(automation.Deployment(version=deployment.version, deployment=body))
 

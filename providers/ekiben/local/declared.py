@@ -6,51 +6,34 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from ekiben.engine import kinds
+from ekiben.engine.kinds import Json, Kind
 from ekiben.errors import NotFound, SpecError, Unavailable
 from ekiben.station import launch
 from ekiben.station.client import Client
 from ekiben.station.parents import scratch
 from ekiben.station.processes import STATION, kill_marked
 
-__all__ = ["KINDS", "Kind", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read", "schema"]
+__all__ = ["KINDS", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read"]
 
 PUT_S = 900.0
 STATION_KEYS = ("state_dir", "name", "tags", "station")
 
 
-class Json(str):
-    """Marks an input that is JSON text: in the station's table it is the value itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of resource: its inputs and their types; those that only a replacement can change; those no diff looks at."""
-
-    name: str
-    inputs: Mapping[str, type]
-    fixed: frozenset[str] = frozenset({"state_dir", "name"})
-    quiet: frozenset[str] = frozenset()
-    outputs: tuple[str, ...] = ("facts",)
-
-    @property
-    def path(self) -> str:
-        """As the station calls it."""
-        return self.name.lower()
-
-
 def _kind(name: str, inputs: Mapping[str, type], *, fixed: Sequence[str] = (), quiet: Sequence[str] = ()) -> Kind:
     shared: dict[str, type] = {"state_dir": str, "name": str, "tags": dict}
     return Kind(
-        name=name, inputs={**shared, **inputs}, fixed=frozenset({"state_dir", "name", *fixed}), quiet=frozenset(quiet)
-    )
+        name=name, inputs={**shared, **inputs}, fixed=frozenset({"state_dir", "name", *fixed}), quiet=frozenset(quiet),
+        outputs={"facts": dict}, optional=frozenset({"retain"}),
+    )  # fmt: skip
 
 
 KINDS = {
@@ -60,7 +43,7 @@ KINDS = {
             name="Host",
             inputs={"state_dir": str, "project": str, "stack": str},
             fixed=frozenset({"state_dir", "project", "stack"}),
-            outputs=("url", "running"),
+            outputs={"url": str, "running": bool},
         ),
         _kind("Bucket", {"retain": bool}),
         _kind(
@@ -89,39 +72,20 @@ KINDS = {
         _kind("Record", {"platform": str}),
     )
 }
-WORDS = {str: "text", Json: "JSON text", bool: "true or false", dict: "a map", list: "a list"}
 
 
 def problems(kind: Kind, inputs: Mapping[str, Any], unknown: object) -> list[tuple[str, str]]:
     """What is wrong with the inputs: property and reason. A value that is not known yet (`unknown`) is right."""
-    known = ", ".join(sorted(kind.inputs))
-    found = [(key, f"a {kind.name} has no such property; it has {known}") for key in inputs if key not in kind.inputs]
-    for key, wanted in kind.inputs.items():
-        value = inputs.get(key)
-        if value is not unknown and (why := _problem(kind, key, wanted, value)):
-            found.append((key, why))
+    found = kinds.problems(kind, inputs, unknown)
+    state_dir = inputs.get("state_dir")
+    if isinstance(state_dir, str) and state_dir and state_dir != unknown and not os.path.isabs(state_dir):
+        found.append(("state_dir", f"{state_dir!r} is not an absolute path"))
     return found
-
-
-def _problem(kind: Kind, key: str, wanted: type, value: Any) -> str:
-    if value is None or value == "":
-        return "" if key == "retain" else f"a {kind.name} needs it"
-    if not isinstance(value, str if wanted is Json else wanted):
-        return f"{value!r} is not {WORDS[wanted]}"
-    if wanted is Json and not _is_json(str(value)):
-        return "it is not JSON"
-    if key == "state_dir" and not os.path.isabs(str(value)):
-        return f"{value!r} is not an absolute path"
-    return ""
 
 
 def changes(kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:
     """The inputs that differ. The commit of unchanged code is no difference, unless it was not committed at all before."""
-    found = [
-        key
-        for key in kind.inputs
-        if key not in kind.quiet and key not in ignored and _meaning(kind, key, old) != _meaning(kind, key, new)
-    ]
+    found = kinds.changes(kind, old, new, ignored)
     same_code = "code" in found and "code_sha256" not in found and not json.loads(old.get("code") or "{}").get("dirty")
     return [key for key in found if not (key == "code" and same_code)]
 
@@ -143,7 +107,9 @@ def lost(kind: Kind, state: Mapping[str, Any]) -> str:
     return "" if found is not None and found["facts"] == state.get("facts") else "facts"
 
 
-def put(kind: Kind, urn: str, inputs: Mapping[str, Any], timeout_s: float = 0.0) -> dict[str, Any]:
+def put(
+    kind: Kind, urn: str, inputs: Mapping[str, Any], timeout_s: float = 0.0, stopped: threading.Event | None = None
+) -> dict[str, Any]:
     """Make it so, in a station that is started when it does not run; returns the state. Repeating is safe."""
     if kind.name == "Host":
         return {**inputs, "url": _client(inputs, urn).url, "running": True}
@@ -184,37 +150,6 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
         _delete_station(state_dir)
     elif (state_dir / "station.db").exists():
         _request("DELETE", kind, urn, state, None, timeout_s)
-
-
-def schema(version: str) -> str:
-    """The plugin's schema, as Pulumi's tools read it."""
-    types = {str: "string", Json: "string", bool: "boolean", dict: "object", list: "array"}
-
-    def properties(kind: Kind) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, wanted in kind.inputs.items():
-            found[key] = {"type": types[wanted]}
-            if wanted is dict:
-                found[key]["additionalProperties"] = {"type": "string"}
-            if wanted is list:
-                found[key]["items"] = {"type": "string"}
-        return found
-
-    resources = {}
-    for kind in KINDS.values():
-        required = [key for key in kind.inputs if key != "retain"]
-        outputs = {
-            key: {"type": "object", "additionalProperties": {"$ref": "pulumi.json#/Any"}} for key in kind.outputs
-        }
-        if kind.name == "Host":
-            outputs = {"url": {"type": "string"}, "running": {"type": "boolean"}}
-        resources[f"ekiben:station:{kind.name}"] = {
-            "inputProperties": properties(kind),
-            "requiredInputs": required,
-            "properties": {**properties(kind), **outputs},
-            "required": [*required, *kind.outputs],
-        }
-    return json.dumps({"name": "ekiben", "version": version, "resources": resources})
 
 
 def _address(state_dir: Path) -> str | None:
@@ -314,19 +249,6 @@ def _spec(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec_value(kind: Kind, key: str, value: Any) -> Any:
     return json.loads(value) if kind.inputs[key] is Json else value
-
-
-def _meaning(kind: Kind, key: str, values: Mapping[str, Any]) -> Any:
-    value = values.get(key)
-    return json.loads(value) if kind.inputs[key] is Json and isinstance(value, str) and _is_json(value) else value
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _text(value: Any) -> str:

@@ -147,14 +147,6 @@ class Functions:
             return
         self._deliver(function, payload, dead_letters)
 
-    def reset(self) -> None:
-        """Forget what was to be delivered, and end what runs."""
-        self._closing.set()
-        self._events.shutdown(wait=False, cancel_futures=True)
-        self._events, self._closing = ThreadPoolExecutor(EVENT_THREADS, thread_name_prefix="event"), threading.Event()
-        self._credentials.clear()
-        self.workers.reset()
-
     def close(self) -> None:
         self._closing.set()
         self.workers.close()
@@ -168,7 +160,7 @@ class Functions:
     def _work(
         self, function: LambdaFunction, payload: bytes, tries: int, config: Mapping[str, Any], letters: str
     ) -> None:
-        outcome, closing = Outcome(), self._closing
+        outcome = Outcome()
         for attempt in range(tries):
             try:
                 outcome = self.run(function, payload)
@@ -177,12 +169,10 @@ class Functions:
             except Exception:
                 logger.exception("an event for %s", function.function_arn)
                 return
-            if not outcome.error:
+            if not outcome.error or self._closing.is_set():
                 break
-            if attempt + 1 < tries and closing.wait(RETRY_PAUSES_S[min(attempt, len(RETRY_PAUSES_S) - 1)]):
-                break
-        if closing.is_set():
-            return
+            if attempt + 1 < tries:
+                self._closing.wait(RETRY_PAUSES_S[min(attempt, len(RETRY_PAUSES_S) - 1)])
         destination = config.get("DestinationConfig", {}).get("OnFailure" if outcome.error else "OnSuccess", {})
         if target := destination.get("Destination"):
             self.send(target, json.dumps(_record(function, payload, outcome, tries)).encode())

@@ -1,4 +1,4 @@
-"""The Pulumi plugin `pulumi-resource-ekiben`: the resources of a station, with true diffs.
+"""The Pulumi plugin `pulumi-resource-ekiben`: Ekiben's own resources, with true diffs. `kinds` says whose they are.
 
 A check or a preview reads at most. What was deleted by hand, and a station that does not run, are differences like any other, so
 that `up` mends them; every operation may be repeated after a crash. Errors reach the user as one message.
@@ -10,7 +10,9 @@ import argparse
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -21,40 +23,49 @@ from pulumi.runtime.proto import provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
 
 from ekiben import __version__
+from ekiben.engine import kinds
 from ekiben.engine.orphan import when_orphaned
 from ekiben.errors import EkibenError
-from ekiben.local import declared
-from ekiben.local.declared import KINDS, Kind
 
 __all__ = ["Plugin", "main"]
 
 MESSAGE_BYTES = 400 * 1024 * 1024
+# Operations that wait for somebody else, a build of an image for minutes.
+THREADS = 32
 TOLD = ("Check", "Create", "Diff", "Read", "Update", "Delete", "Configure", "CheckConfig")
 
 
 class Plugin(api.Provider):
-    """The resources of `KINDS`, each an entry of a station's table; see `declared` for what the operations do."""
+    """The resources of all families; what an operation does is for the family's module to say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stopped = threading.Event()
+
+    async def cancel(self) -> None:
+        self._stopped.set()
 
     async def get_schema(self, request: api.GetSchemaRequest) -> api.GetSchemaResponse:
-        return api.GetSchemaResponse(schema=declared.schema(__version__))
+        return api.GetSchemaResponse(schema=kinds.schema(__version__))
 
     async def configure(self, request: api.ConfigureRequest) -> api.ConfigureResponse:
         return api.ConfigureResponse(supports_preview=True)
 
     async def check(self, request: api.CheckRequest) -> api.CheckResponse:
-        failures = declared.problems(_kind(request.type), _plain(request.new_inputs), UNKNOWN)
+        family, kind = kinds.family(request.type), kinds.kind_of(request.type)
+        failures = family.problems(kind, _plain(request.new_inputs), UNKNOWN)
         return api.CheckResponse(
             inputs=request.new_inputs, failures=[api.CheckFailure(property=key, reason=why) for key, why in failures]
         )
 
     async def diff(self, request: api.DiffRequest) -> api.DiffResponse:
-        kind = _kind(request.type)
+        family, kind = kinds.family(request.type), kinds.kind_of(request.type)
         old, new = _plain(request.old_state), _plain(request.new_inputs)
-        changed = declared.changes(kind, old, new, request.ignore_changes)
+        changed = family.changes(kind, old, new, request.ignore_changes)
         replaced = [key for key in changed if key in kind.fixed]
         detailed = {key: api.PropertyDiff(_difference(key, old, new, key in kind.fixed), True) for key in changed}
         if not changed:
-            lost = await asyncio.to_thread(declared.lost, kind, old)
+            lost = await asyncio.to_thread(family.lost, kind, old)
             if lost:
                 detailed[lost] = api.PropertyDiff(api.PropertyDiffKind.UPDATE, False)
         return api.DiffResponse(
@@ -66,15 +77,15 @@ class Plugin(api.Provider):
         )
 
     async def create(self, request: api.CreateRequest) -> api.CreateResponse:
-        kind = _kind(request.type)
+        family, kind = kinds.family(request.type), kinds.kind_of(request.type)
         if request.preview:
             return api.CreateResponse("", {**request.properties, **dict.fromkeys(kind.outputs, PropertyValue(UNKNOWN))})
         inputs = _plain(request.properties)
-        made = await asyncio.to_thread(declared.put, kind, request.urn, inputs, request.timeout)
-        return api.CreateResponse(declared.identity(kind, inputs), _values(made))
+        made = await asyncio.to_thread(family.put, kind, request.urn, inputs, request.timeout, self._stopped)
+        return api.CreateResponse(family.identity(kind, inputs), _values(made))
 
     async def update(self, request: api.UpdateRequest) -> api.UpdateResponse:
-        kind = _kind(request.type)
+        family, kind = kinds.family(request.type), kinds.kind_of(request.type)
         if request.preview:
             # What is empty was never known: its making was begun, and nobody saw it end.
             kept = {
@@ -83,19 +94,21 @@ class Plugin(api.Provider):
                 if key in kind.outputs
             }
             return api.UpdateResponse({**request.news, **kept})
-        made = await asyncio.to_thread(declared.put, kind, request.urn, _plain(request.news), request.timeout)
+        news = _plain(request.news)
+        made = await asyncio.to_thread(family.put, kind, request.urn, news, request.timeout, self._stopped)
         return api.UpdateResponse(_values(made))
 
     async def read(self, request: api.ReadRequest) -> api.ReadResponse:
-        found = await asyncio.to_thread(declared.read, _kind(request.type), _plain(request.properties))
+        family, kind = kinds.family(request.type), kinds.kind_of(request.type)
+        found = await asyncio.to_thread(family.read, kind, _plain(request.properties))
         if found is None:
             return api.ReadResponse("")
         inputs, state = found
         return api.ReadResponse(request.resource_id, _values(state), _values(inputs))
 
     async def delete(self, request: api.DeleteRequest) -> None:
-        kind = _kind(request.type)
-        await asyncio.to_thread(declared.delete, kind, request.urn, _plain(request.properties), request.timeout)
+        family, kind = kinds.family(request.type), kinds.kind_of(request.type)
+        await asyncio.to_thread(family.delete, kind, request.urn, _plain(request.properties), request.timeout)
 
 
 class Servicer(ProviderServicer):
@@ -119,10 +132,6 @@ def _told(name: str) -> Callable[..., Awaitable[Any]]:
 
 for _name in TOLD:
     setattr(Servicer, _name, _told(_name))
-
-
-def _kind(token: str) -> Kind:
-    return KINDS[token.rpartition(":")[2]]
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any], replace: bool) -> api.PropertyDiffKind:
@@ -161,6 +170,7 @@ def _wrapped(value: Any) -> PropertyValue:
 
 
 async def _serve(engine: str) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
     server = grpc.aio.server(options=limits)
     servicer = Servicer([], __version__, Plugin(), engine_address=engine)

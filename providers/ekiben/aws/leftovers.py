@@ -1,0 +1,128 @@
+"""What runs and deployments have made, and no program knows of: deleted when the platform goes. Each may be repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from ekiben.aws.client import Cloud
+from ekiben.aws.training import ENDED, LOG_GROUP
+from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
+
+__all__ = ["LOG_GROUP", "RETENTION_DAYS", "delete_jobs", "delete_variants", "keep_group", "kept_group"]
+
+RETENTION_DAYS = 30
+STOP_TIMEOUT_S = 900.0
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 10.0
+OURS = "ekiben:platform"
+
+
+def kept_group(cloud: Cloud) -> bool:
+    """Is the log group of SageMaker's training jobs there?"""
+    found = cloud.call(
+        "logs", "describe_log_groups", "look for the log group of training jobs", logGroupNamePrefix=LOG_GROUP
+    )
+    return any(group["logGroupName"] == LOG_GROUP for group in found["logGroups"])
+
+
+def keep_group(cloud: Cloud, tags: dict[str, str]) -> None:
+    """The log group of SageMaker's training jobs, which is one for the whole account: one that is there stays as it is."""
+    operation = "make the log group of training jobs"
+    with suppress(AlreadyExists):
+        cloud.call("logs", "create_log_group", operation, logGroupName=LOG_GROUP, tags=tags)
+        cloud.call("logs", "put_retention_policy", operation, logGroupName=LOG_GROUP, retentionInDays=RETENTION_DAYS)
+
+
+def delete_jobs(cloud: Cloud, scope: str) -> None:
+    """Stop the jobs of this scope (see `jobs.job_name`), wait until they have ended, and delete what they logged.
+
+    The group goes with the last stream, if Ekiben has made it. Raises Unavailable when a job does not end.
+    """
+    operation = f"delete what the training jobs {scope} have left"
+    jobs = list(_jobs(cloud, scope, operation))
+    for name, status in jobs:
+        if status == "InProgress":
+            # It may have ended meanwhile, which SageMaker tells with a code that means many things; waiting tells, too.
+            with suppress(ProviderError):
+                cloud.call("sagemaker", "stop_training_job", operation, TrainingJobName=name)
+    _wait(
+        lambda: all(status in ENDED for _, status in _jobs(cloud, scope, operation)), operation, "a job has not ended"
+    )
+    with suppress(NotFound):
+        for name, _ in jobs:
+            streams = cloud.pages(
+                "logs", "describe_log_streams", operation, logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/"
+            )
+            for stream in list(streams):
+                with suppress(NotFound):
+                    cloud.call(
+                        "logs",
+                        "delete_log_stream",
+                        operation,
+                        logGroupName=LOG_GROUP,
+                        logStreamName=stream["logStreamName"],
+                    )
+        _delete_empty_group(cloud, operation)
+
+
+def delete_variants(cloud: Cloud, endpoint: str) -> None:
+    """Delete the endpoint of this name, and the configurations and models that were made for it."""
+    operation = f"delete the endpoint {endpoint}"
+
+    def gone() -> bool:
+        try:
+            found = cloud.call("sagemaker", "describe_endpoint", operation, EndpointName=endpoint)
+        except NotFound:
+            return True
+        # One that is being made or changed cannot be deleted until that has ended.
+        if found["EndpointStatus"] != "Deleting":
+            with suppress(ProviderError):
+                cloud.call("sagemaker", "delete_endpoint", operation, EndpointName=endpoint)
+        return False
+
+    _wait(gone, operation, "it is not gone")
+    configurations = cloud.pages("sagemaker", "list_endpoint_configs", operation, NameContains=endpoint)
+    for name in _ours(cloud, configurations, "EndpointConfig", endpoint, operation):
+        with suppress(NotFound):
+            cloud.call("sagemaker", "delete_endpoint_config", operation, EndpointConfigName=name)
+    models = cloud.pages("sagemaker", "list_models", operation, NameContains=endpoint)
+    for name in _ours(cloud, models, "Model", endpoint, operation):
+        with suppress(NotFound):
+            cloud.call("sagemaker", "delete_model", operation, ModelName=name)
+
+
+def _ours(cloud: Cloud, found: Iterable[Any], kind: str, endpoint: str, operation: str) -> list[str]:
+    """Of what is named after the endpoint what Ekiben has made: another one's name may begin the same."""
+    names = []
+    for one in found:
+        if one[f"{kind}Name"].startswith(f"{endpoint}-"):
+            tags = cloud.call("sagemaker", "list_tags", operation, ResourceArn=one[f"{kind}Arn"])["Tags"]
+            if any(tag["Key"] == OURS for tag in tags):
+                names.append(one[f"{kind}Name"])
+    return names
+
+
+def _jobs(cloud: Cloud, scope: str, operation: str) -> Iterator[tuple[str, str]]:
+    for one in cloud.pages("sagemaker", "list_training_jobs", operation, NameContains=f"-{scope}"):
+        if one["TrainingJobName"].endswith(f"-{scope}"):
+            yield one["TrainingJobName"], one["TrainingJobStatus"]
+
+
+def _delete_empty_group(cloud: Cloud, operation: str) -> None:
+    if cloud.call("logs", "describe_log_streams", operation, logGroupName=LOG_GROUP, limit=1)["logStreams"]:
+        return
+    if OURS in cloud.call("logs", "list_tags_log_group", operation, logGroupName=LOG_GROUP)["tags"]:
+        cloud.call("logs", "delete_log_group", operation, logGroupName=LOG_GROUP)
+
+
+def _wait(done: Callable[[], bool], operation: str, why: str) -> None:
+    deadline, pause_s = time.monotonic() + STOP_TIMEOUT_S, FIRST_PAUSE_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                "aws", operation, f"{why} after {STOP_TIMEOUT_S:g} s", "It goes on ending; repeat it later"
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LAST_PAUSE_S)
