@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -247,6 +248,40 @@ def test_a_budget_changes_in_place(plugin: Plugin, aws: Aws) -> None:
     assert budget.diff() == ([], [])
     assert budget.state["tagsAll"] == {"all": "1", "x": "1"}
     budget.delete()
+
+
+def test_a_budget_s_filter_is_read_back_as_it_was_asked(plugin: Plugin, aws: Aws) -> None:
+    wanted = {"ands": [{"tags": {"key": "a:b", "values": ["1"]}}, {"tags": {"key": "c", "values": ["2"]}}]}
+    budget = Resource(
+        plugin, "aws:budgets/budget:Budget", budgetType="COST", timeUnit="MONTHLY", limitAmount="50", limitUnit="USD",
+        filterExpression=wanted, metrics="UnblendedCost",
+    )  # fmt: skip
+    told = aws.budgets.describe_budget(AccountId="123456789012", BudgetName=budget.inputs["name"])["Budget"]
+    assert [one["Tags"]["Key"] for one in told["FilterExpression"]["And"]] == ["a:b", "c"]
+    assert budget.refresh()
+    assert budget.diff() == ([], [])
+    budget.update(filterExpression={"tags": {"key": "a:b", "values": ["3"]}})
+    assert budget.refresh()
+    assert budget.diff() == ([], [])
+    budget.delete()
+
+
+def test_a_key_rotates_and_is_gone_once_its_deletion_is_scheduled(plugin: Plugin, aws: Aws) -> None:
+    policy = json.dumps({"Version": "2012-10-17", "Statement": []})
+    key = Resource(
+        plugin, "aws:kms/key:Key", enableKeyRotation=True, deletionWindowInDays=7, policy=policy, tags={"a": "1"}
+    )
+    assert key.refresh()
+    assert key.diff() == ([], [])
+    assert aws.kms.get_key_rotation_status(KeyId=key.id)["KeyRotationEnabled"]
+    key.update(enableKeyRotation=False, description="of the monitor", tags={"b": "2"})
+    assert key.refresh()
+    assert (key.diff(), key.state["tagsAll"]) == (([], []), {"all": "1", "b": "2"})
+    assert not aws.kms.get_key_rotation_status(KeyId=key.id)["KeyRotationEnabled"]
+    key.delete()
+    told = aws.kms.describe_key(KeyId=key.id)["KeyMetadata"]
+    assert told["KeyState"] == "PendingDeletion"
+    assert 6 <= (told["DeletionDate"] - datetime.now(UTC)).days <= 7
 
 
 @pytest.mark.parametrize(

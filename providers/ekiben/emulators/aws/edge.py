@@ -14,7 +14,8 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, budgets, events, policies, sagemaker
+from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, sagemaker
+from ekiben.emulators.aws.alarms import Alarms
 from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.clock import Clock
@@ -34,6 +35,7 @@ class Edge:
     def __init__(self, state_dir: Path, url: str) -> None:
         policies.obey()
         buckets.mend()
+        metrics.mend()
         self._moto = DomainDispatcherApplication(create_backend_app)
         images = Images(state_dir / "images")
         self._builds = Builds(state_dir / "builds", images.folder, url, self.moto)
@@ -41,6 +43,7 @@ class Edge:
         self._urls = Urls(self._functions, url, self.moto)
         events.connect(self._functions)
         self._clock = Clock(self._functions)
+        self._alarms = Alarms(self._functions)
         self._jobs = Jobs(state_dir / "training", url, self.moto)
         self._actions: dict[tuple[str, str], Addition] = {
             ("budgets", "CreateBudget"): partial(budgets.create, self.moto),
@@ -90,6 +93,7 @@ class Edge:
     def close(self) -> None:
         """End what runs for the emulator."""
         self._clock.close()
+        self._alarms.close()
         self._jobs.close()
         self._builds.close()
         self._functions.close()

@@ -1,6 +1,6 @@
-"""EventBridge rules that deliver to functions, which moto does not: of what is put on a bus, and of S3's own events.
+"""EventBridge rules that deliver to functions and topics, which moto does not: of what is put on a bus, and of S3's own events.
 
-As in AWS a function's policy must let EventBridge invoke it; what it refuses goes to the target's dead-letter queue.
+As in AWS a function's or a topic's policy must let EventBridge invoke it; what it refuses goes to the target's dead-letter queue.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from moto.events.models import Rule
 from moto.events.utils import EventTemplateParser
 
+from ekiben.emulators.aws import topics
 from ekiben.emulators.aws.functions import Functions
 
 __all__ = ["connect", "invoke_targets"]
@@ -38,8 +39,13 @@ def connect(functions: Functions) -> None:
             event["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.get("time") or time.time()))
         event["id"] = str(uuid.uuid4())
         invoke_targets(functions, self, event)
+        for target in self.targets:
+            if target["Arn"].split(":")[2] == "sns":
+                told = _input(target, event)
+                text = told if isinstance(told, str) else json.dumps(told)
+                topics.publish(target["Arn"], text, service="events.amazonaws.com", source_arn=self.arn)
         others = copy.copy(self)
-        others.targets = [target for target in self.targets if FUNCTION not in target["Arn"]]
+        others.targets = [target for target in self.targets if target["Arn"].split(":")[2] not in ("lambda", "sns")]
         plainly(others, original_event, transform_input)
 
     Rule.send_to_targets = send  # type: ignore[method-assign]

@@ -15,6 +15,7 @@ from moto.awslambda.models import FunctionUrlConfig, lambda_backends
 
 from ekiben.emulators.aws.call import Answer, Call
 from ekiben.emulators.aws.functions import Functions
+from ekiben.emulators.aws.metrics import count, lambda_dimensions
 
 __all__ = ["PREFIX", "Urls"]
 
@@ -60,8 +61,18 @@ class Urls:
             return _said(403, "Forbidden")
         name, qualifier = config.function.function_name, getattr(config, "qualifier", "")
         function = self._functions.resolve(account, config.function.region, name, qualifier or None)
-        outcome = self._functions.run(function, json.dumps(_event(call, id, "/" + path, account)).encode())
-        return _said(502, "Internal Server Error") if outcome.error else _response(outcome.payload)
+        event = json.dumps(_event(call, id, "/" + path, account)).encode()
+        outcome = self._functions.run(function, event, qualifier)
+        answer = _said(502, "Internal Server Error") if outcome.error else _response(outcome.payload)
+        where = lambda_dimensions(name, str(function.version), qualifier)
+        counted = {
+            "UrlRequestCount": 1.0,
+            "Url4xxCount": answer.status // 100 == 4,
+            "Url5xxCount": answer.status // 100 == 5,
+        }
+        values = {metric: (float(value), "Count") for metric, value in counted.items()}
+        count(account, function.region, "AWS/Lambda", where, values)
+        return answer
 
     def _config(self, call: Call) -> Any:
         name = unquote(call.path.split("/")[3])

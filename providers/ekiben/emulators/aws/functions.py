@@ -27,6 +27,8 @@ from moto.sts.models import sts_backends
 from ekiben.emulators.aws import log_streams, versions
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.images import Image, Images, NoImage
+from ekiben.emulators.aws.metrics import count, lambda_dimensions
+from ekiben.emulators.aws.policies import service_may
 from ekiben.emulators.aws.workers import Code, Outcome, Workers
 from ekiben.errors import EkibenError
 
@@ -76,10 +78,11 @@ class Functions:
         executed = {"X-Amz-Executed-Version": str(function.version)}
         if kind == "DryRun":
             return Answer(status=204, headers=executed)
+        asked = _qualifier(name, call.query.get("Qualifier", ""))
         if kind == "Event":
-            self._deliver(function, payload)
+            self._deliver(function, payload, qualifier=asked)
             return Answer(status=202, headers=executed)
-        outcome = self.run(function, payload)
+        outcome = self.run(function, payload, asked)
         headers = {**executed, "Content-Type": "application/json", "X-Amzn-RequestId": outcome.request_id}
         if outcome.error:
             headers["X-Amz-Function-Error"] = outcome.error
@@ -111,10 +114,15 @@ class Functions:
             arn = f"arn:aws:lambda:{region}:{account}:function:{name}" + (f":{qualifier}" if qualifier else "")
             raise Refused("ResourceNotFoundException", f"Function not found: {arn}", 404) from error
 
-    def run(self, function: LambdaFunction, payload: bytes) -> Outcome:
-        """Run it once, and write its log. Raises Refused where it cannot be run at all."""
+    def run(self, function: LambdaFunction, payload: bytes, qualifier: str = "") -> Outcome:
+        """Run it once, write its log, and count it. qualifier: the alias or version that was asked for. Raises Refused where it
+        cannot be run at all.
+        """
         outcome = self.workers.invoke(self._code(function), payload)
         version = str(function.version)
+        failed = float(bool(outcome.error))
+        counted = {"Invocations": (1.0, "Count"), "Errors": (failed, "Count"), "Duration": (outcome.ms, "Milliseconds")}
+        _count(function, qualifier, counted)
         report = f"REPORT RequestId: {outcome.request_id}\tDuration: {outcome.ms:.2f} ms"
         lines = [
             f"START RequestId: {outcome.request_id} Version: {version}",
@@ -136,7 +144,13 @@ class Functions:
         payload = json.dumps(event).encode()
         try:
             function = self.resolve("", "", arn)
-            if service and not _allowed(function, arn, service, source_arn):
+            if service and not service_may(
+                {"Statement": function.policy.statements},
+                service,
+                "lambda:InvokeFunction",
+                "*",
+                {"AWS:SourceArn": source_arn, "AWS:SourceAccount": function.account_id},
+            ):
                 raise Refused(
                     "AccessDeniedException", f"{service} may not invoke {arn}: its policy does not allow it", 403
                 )
@@ -145,25 +159,25 @@ class Functions:
             if dead_letters:
                 self.send(dead_letters, payload, refused.code, refused.message)
             return
-        self._deliver(function, payload, dead_letters)
+        self._deliver(function, payload, dead_letters, _qualifier(arn))
 
     def close(self) -> None:
         self._closing.set()
         self.workers.close()
         self._events.shutdown(wait=False, cancel_futures=True)
 
-    def _deliver(self, function: LambdaFunction, payload: bytes, dead_letters: str = "") -> None:
+    def _deliver(self, function: LambdaFunction, payload: bytes, dead_letters: str = "", qualifier: str = "") -> None:
         config: Mapping[str, Any] = function.event_invoke_config[0].config if function.event_invoke_config else {}
         tries = 1 + config.get("MaximumRetryAttempts", 2)
-        self._events.submit(self._work, function, payload, tries, config, dead_letters)
+        self._events.submit(self._work, function, payload, tries, config, dead_letters, qualifier)
 
     def _work(
-        self, function: LambdaFunction, payload: bytes, tries: int, config: Mapping[str, Any], letters: str
-    ) -> None:
+        self, function: LambdaFunction, payload: bytes, tries: int, config: Mapping[str, Any], letters: str, qualifier: str
+    ) -> None:  # fmt: skip
         outcome = Outcome()
         for attempt in range(tries):
             try:
-                outcome = self.run(function, payload)
+                outcome = self.run(function, payload, qualifier)
             except Refused as refused:
                 outcome = Outcome(payload=json.dumps({"errorMessage": refused.message}).encode(), error="Unhandled")
             except Exception:
@@ -173,6 +187,8 @@ class Functions:
                 break
             if attempt + 1 < tries:
                 self._closing.wait(RETRY_PAUSES_S[min(attempt, len(RETRY_PAUSES_S) - 1)])
+        if outcome.error:
+            _count(function, qualifier, {"AsyncEventsDropped": (1.0, "Count")})
         destination = config.get("DestinationConfig", {}).get("OnFailure" if outcome.error else "OnSuccess", {})
         if target := destination.get("Destination"):
             self.send(target, json.dumps(_record(function, payload, outcome, tries)).encode())
@@ -257,6 +273,17 @@ class Functions:
         return self._credentials[arn]
 
 
+def _qualifier(name: str, asked: str = "") -> str:
+    """The alias or version in a name or an ARN, or that asked for beside it."""
+    found = name.split(":")[7:8] if name.startswith("arn:") else name.split(":")[1:2]
+    return "".join(found) or asked
+
+
+def _count(function: LambdaFunction, qualifier: str, values: Mapping[str, tuple[float, str]]) -> None:
+    where = lambda_dimensions(function.function_name, str(function.version), qualifier)
+    count(function.account_id, function.region, "AWS/Lambda", where, values)
+
+
 def _keep_dead_letter_queues() -> None:
     """Have moto keep, and tell, the DeadLetterConfig that it drops."""
     make, configure, tell = (
@@ -281,24 +308,6 @@ def _keep_dead_letter_queues() -> None:
     LambdaFunction.__init__ = init  # type: ignore[method-assign]
     LambdaFunction.update_configuration = update  # type: ignore[method-assign]
     LambdaFunction.get_configuration = get  # type: ignore[method-assign]
-
-
-def _allowed(function: LambdaFunction, arn: str, service: str, source_arn: str) -> bool:
-    """Does the function's own policy let that service invoke it?"""
-    from ekiben.emulators.aws.policies import hold
-
-    for statement in function.policy.statements:
-        principal = statement.get("Principal", {})
-        who = principal if isinstance(principal, str) else principal.get("Service")
-        conditions = statement.get("Condition", {})
-        if (
-            statement.get("Effect") == "Allow"
-            and who in ("*", service)
-            and statement.get("Action") in ("lambda:InvokeFunction", "lambda:*", "*")
-            and hold(conditions, {"AWS:SourceArn": source_arn, "AWS:SourceAccount": function.account_id})
-        ):
-            return True
-    return False
 
 
 def _record(function: LambdaFunction, payload: bytes, outcome: Outcome, tries: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 
-__all__ = ["hold", "obey"]
+__all__ = ["hold", "obey", "service_may"]
 
 KNOWN = {"aws:SecureTransport": "true"}
 
@@ -44,6 +44,33 @@ def obey() -> None:
     IAMPolicyStatement.is_action_permitted = judge  # type: ignore[method-assign]
 
 
+def service_may(policy: Mapping[str, Any], service: str, action: str, resource: str, values: Mapping[str, str]) -> bool:
+    """Does a resource's own policy let a service do this? `values`: those of the keys that its conditions may name."""
+    allowed = False
+    statements = policy["Statement"]
+    for statement in statements if isinstance(statements, list) else [statements]:
+        who = statement.get("Principal", {})
+        names = [who] if isinstance(who, str) else [*_listed(who.get("Service")), *_listed(who.get("AWS"))]
+        if (
+            (service in names or "*" in names)
+            and any(_like(action.lower(), one.lower()) for one in _listed(statement.get("Action")))
+            and any(resource == "*" or _like(resource, one) for one in _listed(statement.get("Resource", "*")))
+            and hold(statement.get("Condition", {}), {**KNOWN, **values})
+        ):
+            if statement["Effect"] == "Deny":
+                return False
+            allowed = True
+    return allowed
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _like(value: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(value, pattern.replace("[", "[[]"))
+
+
 def _holds(operator: str, wanted: list[Any], value: str | None) -> bool:
     name = operator.rpartition(":")[2]
     optional, name = name.endswith("IfExists"), name.removesuffix("IfExists")
@@ -62,7 +89,7 @@ def _matches(name: str, wanted: str, value: str) -> bool:
         case "StringEqualsIgnoreCase" | "Bool":
             return value.lower() == wanted.lower()
         case "StringLike" | "ArnLike":
-            return fnmatch.fnmatchcase(value, wanted.replace("[", "[[]"))
+            return _like(value, wanted)
         case "NumericEquals":
             return float(value) == float(wanted)
     raise ValueError(f"the emulator does not know the condition operator {name}")

@@ -315,7 +315,7 @@ class Running:
         record.training_job_status = status
         detail = {
             "TrainingJobName": record.training_job_name, "TrainingJobArn": record.arn, "TrainingJobStatus": status,
-            "SecondaryStatus": secondary, "FailureReason": getattr(record, "failure_reason", ""),
+            "SecondaryStatus": secondary, "FailureReason": getattr(record, "failure_reason", ""), "RoleArn": record.role_arn,
         }  # fmt: skip
         event = {
             "Source": "aws.sagemaker",

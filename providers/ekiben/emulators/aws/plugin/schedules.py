@@ -13,6 +13,7 @@ SCHEDULE = (
     "actionAfterCompletion",
 )  # fmt: skip
 TARGET = {"arn", "roleArn", "input", "deadLetterConfig", "retryPolicy"}
+FILTER = {"ands": "And", "ors": "Or"}
 NOTIFICATION = ("notificationType", "comparisonOperator", "threshold", "thresholdType")
 
 
@@ -75,8 +76,10 @@ def _update_group(aws: Aws, id: str, old: Props, new: Props) -> None:
 def _budget(props: Props) -> dict[str, Any]:
     made: dict[str, Any] = {
         "BudgetName": props["name"], "BudgetType": props["budgetType"], "TimeUnit": props["timeUnit"],
-        "CostFilters": {one["name"]: one["values"] for one in props.get("costFilters", ())},
+        **({"CostFilters": {one["name"]: one["values"] for one in props["costFilters"]}} if "costFilters" in props else {}),
     }  # fmt: skip
+    if "filterExpression" in props:
+        made["FilterExpression"], made["Metrics"] = pascal(props["filterExpression"], FILTER), [props["metrics"]]
     if "limitAmount" in props:
         made["BudgetLimit"] = {"Amount": str(props["limitAmount"]), "Unit": props.get("limitUnit", "USD")}
     return made
@@ -121,7 +124,9 @@ def _read_budget(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
     notices = [one for one in props.get("notifications", ()) if _kept(one, there)]
     return {
         "name": name, "accountId": account, "arn": _arn(id), "budgetType": budget["BudgetType"], "timeUnit": budget["TimeUnit"],
-        "costFilters": [{"name": key, "values": values} for key, values in filters.items()],
+        **({"costFilters": [{"name": key, "values": values} for key, values in filters.items()]} if filters else {}),
+        **({"filterExpression": camel(budget["FilterExpression"], FILTER)} if "FilterExpression" in budget else {}),
+        **({"metrics": budget["Metrics"][0]} if "Metrics" in budget else {}),
         **({"limitAmount": limit["Amount"], "limitUnit": limit["Unit"]} if limit else {}),
         "notifications": notices, "tags": untagged(client.list_tags_for_resource(ResourceARN=_arn(id))["ResourceTags"]),
     }  # fmt: skip
@@ -171,7 +176,10 @@ KINDS = [
     ),
     Kind(
         type="aws:budgets/budget:Budget",
-        takes=frozenset({"name", "budgetType", "timeUnit", "limitAmount", "limitUnit", "costFilters", "notifications", "tags"}),
+        takes=frozenset({
+            "name", "budgetType", "timeUnit", "limitAmount", "limitUnit", "costFilters", "filterExpression", "metrics",
+            "notifications", "tags",
+        }),
         fixed=frozenset({"name"}), named="name", name_chars=100, tagged=True, outputs=("arn", "accountId"),
         create=_make_budget, read=_read_budget, update=_update_budget, delete=_drop_budget,
     ),

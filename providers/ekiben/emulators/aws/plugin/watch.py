@@ -64,8 +64,33 @@ def _put_alarm(aws: Aws, props: Props) -> str:
     asked = {theirs: props[ours] for ours, theirs in ALARM.items() if ours in props}
     if "dimensions" in props:
         asked["Dimensions"] = [{"Name": name, "Value": value} for name, value in props["dimensions"].items()]
+    if "metricQueries" in props:
+        asked["Metrics"] = [_query(one) for one in props["metricQueries"]]
     aws.client("cloudwatch").put_metric_alarm(**asked, Tags=tag_list(aws.tags(props)))
     return str(props["name"])
+
+
+def _query(one: Props) -> dict[str, Any]:
+    """One of the metrics and expressions of an alarm."""
+    made = whole(one, "id", "expression", "label", "returnData", "period")
+    if "metric" in one:
+        asked = one["metric"]
+        where = [{"Name": name, "Value": value} for name, value in asked.get("dimensions", {}).items()]
+        metric = {**whole(asked, "namespace", "metricName"), "Dimensions": where}
+        made["MetricStat"] = {"Metric": metric, **whole(asked, "period", "stat", "unit")}
+    return made
+
+
+def _read_query(one: Props) -> dict[str, Any]:
+    """The other way round."""
+    made: dict[str, Any] = camel({key: value for key, value in one.items() if key != "MetricStat"})
+    if stat := one.get("MetricStat"):
+        metric = stat["Metric"]
+        made["metric"] = {
+            **camel({key: value for key, value in {**stat, **metric}.items() if key not in ("Metric", "Dimensions")}),
+            "dimensions": {each["Name"]: each["Value"] for each in metric.get("Dimensions", ())},
+        }  # fmt: skip
+    return made
 
 
 def _read_alarm(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
@@ -77,6 +102,7 @@ def _read_alarm(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
     there = {ours: alarm[theirs] for ours, theirs in ALARM.items() if theirs in alarm}
     return {
         **{name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in there.items()},
+        **({"metricQueries": [_read_query(one) for one in alarm["Metrics"]]} if alarm.get("Metrics") else {}),
         "arn": alarm["AlarmArn"], "dimensions": {one["Name"]: one["Value"] for one in alarm.get("Dimensions", ())},
         "tags": untagged(watch.list_tags_for_resource(ResourceARN=alarm["AlarmArn"])["Tags"]),
     }  # fmt: skip
@@ -216,7 +242,7 @@ KINDS = [
     ),
     Kind(
         type="aws:cloudwatch/metricAlarm:MetricAlarm",
-        takes=frozenset({"dimensions", "tags", *ALARM}), fixed=frozenset({"name"}),
+        takes=frozenset({"dimensions", "metricQueries", "tags", *ALARM}), fixed=frozenset({"name"}),
         named="name", name_chars=255, tagged=True, outputs=("arn",),
         defaults={"actionsEnabled": True, "treatMissingData": "missing"},
         create=_put_alarm, read=_read_alarm, update=_update_alarm,
