@@ -21,26 +21,26 @@ ROLE = "arn:aws:iam::123456789012:role/ekiben-training"
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[tuple[str, Edge]]:
-    """The endpoint and its edge; the environment names it, as a user's does."""
-    with pytest.MonkeyPatch.context() as env:
-        made = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        made.start()
-        assert made._server is not None
-        edge = Edge(made._server.app)
-        made._server.app = edge  # type: ignore[assignment]
-        host, port = made.get_host_and_port()
-        credentials(env, f"http://{host}:{port}")
-        yield f"http://{host}:{port}", edge
-        made.stop()
+    """The endpoint and its edge."""
+    made = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    made.start()
+    assert made._server is not None
+    edge = Edge(made._server.app)
+    made._server.app = edge  # type: ignore[assignment]
+    host, port = made.get_host_and_port()
+    yield f"http://{host}:{port}", edge
+    made.stop()
 
 
 @pytest.fixture
-def aws(server: tuple[str, Edge]) -> str:
+def aws(server: tuple[str, Edge], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint; the environment names it, as a user's does."""
+    credentials(monkeypatch, server[0])
     return server[0]
 
 
 @pytest.fixture
-def edge(server: tuple[str, Edge]) -> Edge:
+def edge(aws: str, server: tuple[str, Edge]) -> Edge:
     server[1].clear()
     return server[1]
 

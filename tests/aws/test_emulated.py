@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 import ekiben as ek
 from ekiben import packing
 from ekiben.aws.training import Training
-from ekiben.emulators.aws import ensure, stop
+from ekiben.testing import EmulatedAws
 
 from .conftest import SPEC, platform
 
 JOB = Path(__file__).parents[1] / "rigs" / "project" / "training_jobs" / "tiny"
+ROLE = f"trainer-{uuid.uuid4().hex[:8]}"
 TRUST = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}],
@@ -27,19 +27,13 @@ TRUST = {
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    """Of an emulated AWS, which the environment names."""
-    folder = tmp_path_factory.mktemp("aws")
-    with pytest.MonkeyPatch.context() as env:
-        for name, value in ensure(folder).environment.items():
-            env.setenv(name, value)
-        yield boto3.client
-    stop(folder)
+def client(emulated_aws_session: EmulatedAws) -> Callable[[str], Any]:
+    return emulated_aws_session.client
 
 
 @pytest.fixture(scope="module")
 def lake(client: Callable[[str], Any]) -> str:
-    client("iam").create_role(RoleName="trainer", AssumeRolePolicyDocument=json.dumps(TRUST))
+    client("iam").create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(TRUST))
     bucket = f"lake-{uuid.uuid4().hex[:8]}"
     client("s3").create_bucket(Bucket=bucket)
     client("s3").put_object(Bucket=bucket, Key="points/a.jsonl", Body=b'{"x": 1, "y": 3}\n{"x": 2, "y": 6}\n')
@@ -54,7 +48,7 @@ def make(lake: str, library: packing.Bundle, client: Callable[[str], Any]) -> Ca
             client("s3").upload_file(str(bundle.path), lake, f"code/{bundle.sha256}.tar")
         facts = {
             "region": "us-east-1", "storage_uri": f"s3://{lake}", "spec": {**SPEC, **spec},
-            "role_arn": "arn:aws:iam::123456789012:role/trainer", "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/x",
+            "role_arn": "arn:aws:iam::123456789012:role/" + ROLE, "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/x",
             "instance_type": "ml.m5.large", "code_uri": f"s3://{lake}/code/{code.sha256}.tar", "code_sha256": code.sha256,
             "library_uri": f"s3://{lake}/code/{library.sha256}.tar", "library_sha256": library.sha256,
             "input_uris": {"points": f"s3://{lake}/points/"},

@@ -1,4 +1,4 @@
-"""An emulated AWS for the tests of a module, and a project on the real engine with the stand-in plugin."""
+"""A project on the real engine with the stand-in plugin, on the emulated AWS that the tests share."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
-from ekiben.emulators.aws import Server, ensure, stop
+from ekiben.emulators.aws import Server
 from ekiben.emulators.aws.install import install
 from ekiben.engine import pulumi_cli
+from ekiben.testing import EmulatedAws as Aws
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +24,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    state_dir = tmp_path_factory.mktemp("aws")
-    yield ensure(state_dir)
-    stop(state_dir)
+@pytest.fixture(scope="session")
+def aws(emulated_aws_session: Aws) -> Aws:
+    return emulated_aws_session
 
 
-class Aws:
-    """boto3's clients of the emulated AWS."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    def __getattr__(self, service: str) -> Any:
-        return boto3.client(
-            service.replace("_", "-"), endpoint_url=self.server.url, region_name="us-east-1",
-            aws_access_key_id="a", aws_secret_access_key="b",
-        )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def aws(server: Server) -> Aws:
-    return Aws(server)
+@pytest.fixture(scope="session")
+def server(aws: Aws) -> Server:
+    return aws.server
 
 
 class Project:

@@ -33,6 +33,11 @@ if params.get("fail"):
 
 @pytest.fixture(scope="module")
 def bucket(aws: Aws) -> str:
+    return prepared(aws)
+
+
+def prepared(aws: Aws) -> str:
+    """A bucket with data and code, and a role for jobs."""
     allow = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}
     aws.iam.create_role(
         RoleName="trainer", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow]})

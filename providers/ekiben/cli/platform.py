@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ekiben.errors import SpecError
+from ekiben.records import Platform
 from ekiben.runtime import Runtime, connect
 
-__all__ = ["project", "runtime", "stack_name", "stacks", "state_dir"]
+__all__ = ["keep", "project", "runtime", "stack_name", "stacks", "state_dir"]
 
 STACK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
 
@@ -20,6 +24,9 @@ def runtime(stack: str) -> Runtime:
         return connect()
     path = state_dir(stack) / "platform.json"
     if path.exists():
+        from ekiben.emulators.stacks import enter
+
+        enter(project(), path.parent.name)
         return connect(path)
     there = [name for name in stacks() if (project() / ".ekiben" / name / "platform.json").exists()]
     raise SpecError(
@@ -27,6 +34,24 @@ def runtime(stack: str) -> Runtime:
         + (f"; there is: {', '.join(there)}. Choose it with --stack" if there else "")
         + ". Make it with `ekiben up`, or set EKIBEN_PLATFORM to a platform record (JSON or a file)."
     )
+
+
+def keep(root: Path, stack: str, record: Mapping[str, Any] | None) -> None:
+    """Write the stack's platform record where `runtime` finds it; None takes it away."""
+    path = root / ".ekiben" / stack / "platform.json"
+    if record is None:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or has what the program asked to retain
+            path.parent.rmdir()
+        return
+    text = Platform.from_dict(record).to_json() + "\n"
+    with suppress(OSError):
+        if path.read_text(encoding="utf-8") == text:
+            return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def project() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -90,16 +91,23 @@ def destroy(
     _run("destroy", stack, json)
 
 
-def env(json: options.Json = False) -> None:
+def env(stack: Stack = "", json: options.Json = False) -> None:
     """Print the environment in which plain `pulumi` works on this project.
+
+    Of a stack that runs on an emulator also what leads there; the emulator is started.
 
     \b
     Examples:
       eval "$(ekiben env)"; pulumi stack select --create local; pulumi up
     """
+    from ekiben.emulators import stacks as emulators
     from ekiben.engine.environment import environment, exports, find_root
+    from ekiben.engine.stacks import choose
 
-    values = environment(find_root())
+    root = find_root()
+    name, before = choose(root, stack), dict(os.environ)
+    emulators.enter(root, name, engine=True)
+    values = {key: value for key, value in os.environ.items() if before.get(key) != value} | environment(root)
     if json:
         show.to_json(values)
     else:
@@ -108,13 +116,21 @@ def env(json: options.Json = False) -> None:
 
 def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any) -> None:
     from ekiben.cli import plan
+    from ekiben.cli.platform import keep
+    from ekiben.emulators import stacks as emulators
     from ekiben.engine import stacks
     from ekiben.engine.environment import find_root
 
     begun = time.monotonic()
     root = find_root()
+    name = stacks.choose(root, stack)
+    if emulators.enter(root, name, engine=True) and verb == "up":
+        # A new emulator is empty: what the state says of the last one's is not so.
+        more["refresh"] = True
     run: Callable[..., Result] = getattr(stacks, verb)
-    result = run(root, stacks.choose(root, stack), **more)
+    result = run(root, name, **more)
+    if verb == "destroy" or (verb == "up" and "platform" in result.outputs):
+        keep(root, name, result.outputs.get("platform"))
     if json:
         show.to_json(result.to_dict())
         return

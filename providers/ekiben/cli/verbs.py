@@ -13,7 +13,7 @@ __all__ = ["SECTIONS", "app"]
 
 # The verbs as `ekiben --help` shows them.
 SECTIONS = {
-    "Environment": "new up preview refresh destroy env status station inventory doctor",
+    "Environment": "new up preview refresh destroy env status station emulate inventory doctor",
     "Training": "put train runs logs cancel",
     "Models": "models approve reject release rollback lineage compare rebuild",
     "Calls": "endpoints invoke predictions serve",
@@ -24,7 +24,7 @@ SECTIONS = {
 # The file of each noun, and its verbs.
 NOUNS = {
     "new": "new", "stack": "up preview refresh destroy env", "status": "status", "station": "station",
-    "inventory": "inventory", "doctor": "doctor", "storage": "put", "trainings": "train runs logs cancel",
+    "emulate": "emulate",    "inventory": "inventory", "doctor": "doctor", "storage": "put", "trainings": "train runs logs cancel",
     "models": "models approve reject release rollback", "lineage": "lineage", "compare": "compare", "rebuild": "rebuild",
     "endpoints": "endpoints invoke", "serve": "serve", "predictions": "predictions",
     "functions": "functions events publish replay",

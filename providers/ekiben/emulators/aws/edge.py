@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, sagemaker
@@ -90,6 +91,12 @@ class Edge:
         headers = {name: value for name, value in said[1] if name.lower() != "content-length"}
         return Answer(status=int(said[0].split()[0]), headers=headers, body=body)
 
+    def reset(self) -> None:
+        """Everything gone, and nothing left running, as in a new account."""
+        self._jobs.close()
+        self._functions.reset()
+        moto_api_backend.reset()
+
     def close(self) -> None:
         """End what runs for the emulator."""
         self._clock.close()
@@ -101,6 +108,9 @@ class Edge:
     def _answer(self, call: Call) -> Answer | None:
         if call.path.startswith(PREFIX):
             return self._urls.answer(call)
+        if (call.method, call.path) == ("POST", "/moto-api/reset"):
+            self.reset()
+            return Answer.of({"status": "ok"})
         if addition := self._actions.get((call.service, call.action)):
             return addition(call)
         for service, method, path, addition in self._routes:

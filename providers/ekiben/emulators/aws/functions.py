@@ -161,6 +161,14 @@ class Functions:
             return
         self._deliver(function, payload, dead_letters, _qualifier(arn))
 
+    def reset(self) -> None:
+        """Forget what was to be delivered, and end what runs."""
+        self._closing.set()
+        self._events.shutdown(wait=False, cancel_futures=True)
+        self._events, self._closing = ThreadPoolExecutor(EVENT_THREADS, thread_name_prefix="event"), threading.Event()
+        self._credentials.clear()
+        self.workers.reset()
+
     def close(self) -> None:
         self._closing.set()
         self.workers.close()
@@ -174,7 +182,7 @@ class Functions:
     def _work(
         self, function: LambdaFunction, payload: bytes, tries: int, config: Mapping[str, Any], letters: str, qualifier: str
     ) -> None:  # fmt: skip
-        outcome = Outcome()
+        outcome, closing = Outcome(), self._closing
         for attempt in range(tries):
             try:
                 outcome = self.run(function, payload, qualifier)
@@ -183,10 +191,12 @@ class Functions:
             except Exception:
                 logger.exception("an event for %s", function.function_arn)
                 return
-            if not outcome.error or self._closing.is_set():
+            if not outcome.error:
                 break
-            if attempt + 1 < tries:
-                self._closing.wait(RETRY_PAUSES_S[min(attempt, len(RETRY_PAUSES_S) - 1)])
+            if attempt + 1 < tries and closing.wait(RETRY_PAUSES_S[min(attempt, len(RETRY_PAUSES_S) - 1)]):
+                break
+        if closing.is_set():
+            return
         if outcome.error:
             _count(function, qualifier, {"AsyncEventsDropped": (1.0, "Count")})
         destination = config.get("DestinationConfig", {}).get("OnFailure" if outcome.error else "OnSuccess", {})

@@ -72,7 +72,7 @@ class Jobs:
                 running = Running(record, asked, call.account, call.region, self._folder / name, self._url)
                 self._running[record.arn] = running
         if answer.status == 200:
-            threading.Thread(target=running.run, daemon=True, name=f"job {name}").start()
+            threading.Thread(target=running.live, daemon=True, name=f"job {name}").start()
         return answer
 
     def stop(self, call: Call) -> Answer:
@@ -90,6 +90,9 @@ class Jobs:
     def close(self) -> None:
         for running in list(self._running.values()):
             running.kill()
+            running.ended.wait(STOP_S)
+            shutil.rmtree(running.folder, ignore_errors=True)
+        self._running.clear()
 
 
 class Running:
@@ -102,7 +105,7 @@ class Running:
         self.asked, self.account, self.region, self.folder = asked, account, region, folder
         self._count = int(asked.get("ResourceConfig", {}).get("InstanceCount", 1))
         self._hosts = [f"algo-{rank + 1}" for rank in range(self._count)]
-        self._stopping, self._closing = threading.Event(), threading.Event()
+        self._stopping, self._closing, self.ended = threading.Event(), threading.Event(), threading.Event()
         self._wards: list[Ward] = []
         name, now = record.training_job_name, int(time.time())
         self._logs = [
@@ -134,7 +137,13 @@ class Running:
         for ward in self._wards:
             ward.kill()
 
-    def run(self) -> None:
+    def live(self) -> None:
+        try:
+            self._run()
+        finally:
+            self.ended.set()
+
+    def _run(self) -> None:
         try:
             self._prepare()
             status, secondary, reason = ("Stopped", "Stopped", "") if self._stopping.is_set() else self._train()

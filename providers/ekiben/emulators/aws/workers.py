@@ -218,6 +218,16 @@ class Workers:
                 worker.end()
         return outcome
 
+    def reset(self) -> None:
+        """End them all; those that are wanted afterwards are started anew."""
+        with self._lock:
+            idle, busy = self._idle, self._all.difference(self._idle)
+            self._idle, self._all = [], busy
+        for worker in idle:
+            worker.end()
+        for worker in busy:  # who waits for it takes it away
+            worker.ward.kill()
+
     def close(self) -> None:
         self._closing.set()
         with self._lock:

@@ -37,7 +37,7 @@ MESSAGE_BYTES = 400 * 1024 * 1024
 THREADS = 16
 CONFIG = {
     "region", "defaultTags", "accessKey", "secretKey", "skipCredentialsValidation", "skipMetadataApiCheck",
-    "skipRegionValidation", "skipRequestingAccountId", "s3UsePathStyle", "version", "pluginDownloadURL",
+    "skipRegionValidation", "skipRequestingAccountId", "s3UsePathStyle", "allowedAccountIds", "version", "pluginDownloadURL",
 }  # fmt: skip
 
 
@@ -82,6 +82,10 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             tags = config.get("defaultTags") or {}
             tags = json.loads(tags) if isinstance(tags, str) else tags
             self._aws = Aws(endpoint, str(region), tags.get("tags", {}))
+            allowed = config.get("allowedAccountIds") or []
+            allowed = json.loads(allowed) if isinstance(allowed, str) else allowed
+            if allowed and (account := self._aws.account) not in allowed:
+                raise ValueError(f"aws: cannot work: the account {account} is not one of allowedAccountIds.")
         return proto.ConfigureResponse(acceptSecrets=False, supportsPreview=True, acceptResources=False)
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:

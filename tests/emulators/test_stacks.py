@@ -1,0 +1,133 @@
+"""Stacks that run on the emulator: their config says so, and they meet it and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ekiben.cli.platform import keep, runtime
+from ekiben.emulators import stacks
+from ekiben.emulators.aws import running, stop
+from ekiben.errors import SpecError, Unavailable
+from ekiben.records import Part, Platform
+
+CONFIG = "config:\n  ekiben:provider: {}\n  ekiben:emulate: {}\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "Pulumi.yaml").write_text("name: small\nruntime: python\n")
+    yield tmp_path.resolve()
+    stop(stacks.state_dir(tmp_path))
+
+
+def config(root: Path, stack: str, provider: str = "aws", emulate: object = "true") -> None:
+    (root / f"Pulumi.{stack}.yaml").write_text(CONFIG.format(provider, emulate))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("", False),
+        ("config:\n", False),
+        ("config:\n  ekiben:provider: aws\n", False),
+        ("config:\n  ekiben:provider: aws\n  ekiben:emulate: false\n", False),
+        ("config:\n  ekiben:provider: aws\n  ekiben:emulate: true\n", True),
+        ('config:\n  ekiben:provider: aws\n  ekiben:emulate: "true"\n', True),
+    ],
+)
+def test_the_config_says_it(root: Path, text: str, is_one: bool) -> None:
+    assert not stacks.emulated(root, "dev")
+    (root / "Pulumi.dev.yaml").write_text(text)
+    assert stacks.emulated(root, "dev") is is_one
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CONFIG.format("local", "true"), "no emulator of 'local'"),
+        (CONFIG.format("aws", "perhaps"), "true or false"),
+        ("config: [ekiben:provider\n", "no YAML"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(root: Path, text: str, said: str) -> None:
+    (root / "Pulumi.dev.yaml").write_text(text)
+    with pytest.raises(SpecError, match=said):
+        stacks.emulated(root, "dev")
+
+
+def test_a_stack_of_the_real_cloud_is_refused_in_the_emulators_shell(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config(root, "prod", emulate="false")
+    assert stacks.enter(root, "prod", engine=True) is False
+    assert not running(stacks.state_dir(root))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "emulated")
+    with pytest.raises(SpecError, match="'prod' runs on AWS"):
+        stacks.enter(root, "prod", engine=True)
+    config(root, "here", "local", "false")
+    stacks.enter(root, "here", engine=True)
+
+
+def test_an_emulated_stack_meets_its_emulator_whatever_the_user_has_set(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config(root, "dev")
+    keep(root, "dev", Platform(project="small", stack="dev", parts={"lake": LAKE}).to_dict())
+    monkeypatch.chdir(root)
+    for name, value in {"AWS_PROFILE": "real", "AWS_ENDPOINT_URL_S3": "https://s3.example.com"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with pytest.raises(Unavailable, match="has forgotten all it held"):
+        runtime("dev")
+    assert stacks.enter(root, "dev", engine=True) is True
+    server = stacks.found(root)
+    assert server is not None
+    assert os.environ["AWS_ENDPOINT_URL"] == server.url
+    assert stacks.foreign(os.environ) == sorted(name for name in server.environment)
+    plugins = Path(os.environ["PULUMI_HOME"]) / "plugins"
+    assert plugins.is_relative_to(root / stacks.DIR)
+    assert [path.name.partition("-v")[0] for path in plugins.glob("resource-aws-v*[0-9]")] == ["resource-aws"]
+    assert stacks.enter(root, "dev", engine=True) is False
+    assert runtime("dev").names("storage") == ["lake"]
+
+
+LAKE = Part(name="lake", kind="storage", provider="aws", ref="b", facts={"region": "us-east-1", "uri": "s3://b"})
+
+
+def test_the_record_of_a_stack_is_kept_and_taken_away(root: Path) -> None:
+    path = root / ".ekiben" / "dev" / "platform.json"
+    record = Platform(project="small", stack="dev", parts={"lake": LAKE})
+    keep(root, "dev", record.to_dict())
+    assert Platform.from_json(path.read_text()) == record
+    kept = path.stat().st_ino
+    keep(root, "dev", record.to_dict())
+    assert path.stat().st_ino == kept
+    for _ in range(2):
+        keep(root, "dev", None)
+    assert not path.parent.exists()
+
+
+def test_the_verb_starts_finds_and_stops_it(root: Path) -> None:
+    def verb(*words: str, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ekiben.cli", "emulate", "aws", *words], cwd=root, text=True, capture_output=True,
+            timeout=120, env={**os.environ, **more}, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert "does not run" in verb("--status")
+    printed = verb(AWS_PROFILE="real", AWS_SESSION_TOKEN="old").splitlines()
+    assert {"unset AWS_PROFILE", "unset AWS_SESSION_TOKEN"} < set(printed)
+    told = json.loads(verb("--status", "--json"))
+    assert f"export AWS_ENDPOINT_URL={told['url']}" in printed
+    assert told["environment"]["AWS_ENDPOINT_URL"] == told["url"]
+    assert json.loads(verb("--stop", "--json"))["running"] is False
+    assert not running(stacks.state_dir(root))
+    verb("--stop")
