@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ekiben.errors import NotFound, SpecError
+from ekiben.errors import NotFound, SpecError, Unsupported
 from ekiben.records import ModelVersion
 
-__all__ = ["check_tag", "check_weights", "revision_id"]
+__all__ = ["REVISION", "check_tag", "check_weights", "revision_id", "whole"]
 
 TAG = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+# What `revision_id` makes.
+REVISION = re.compile(r"v\d+-[0-9a-f]{8}", re.ASCII)
 WEIGHT_ERROR = 1e-6
 
 
@@ -46,3 +48,14 @@ def check_weights(provider: str, endpoint: str, weights: Mapping[str, Any], stat
             raise NotFound(provider, f"shift traffic of {endpoint!r} to {id!r}", f"there is no such revision ({there})")
         if weight > 0 and states[id] != "ready":
             raise SpecError(f"The revision {id} of {endpoint!r} is {states[id]}, not ready: it cannot take traffic.")
+
+
+def whole(endpoint: str, weights: Mapping[str, float], why: str) -> str:
+    """The revision with all traffic, where a service gives it to one alone; `why` says so. Raises Unsupported for more than one."""
+    given = [id for id, weight in weights.items() if weight]
+    if len(given) == 1:
+        return given[0]
+    raise Unsupported(
+        f"Endpoint {endpoint!r}: {why}, so its traffic cannot be split between {', '.join(given)}. Give one of them 100 %, or have "
+        "the endpoint on a service that splits traffic."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -67,6 +68,23 @@ def bucket(client: Callable[[str], Any]) -> str:
     name = f"lake-{uuid.uuid4().hex[:12]}"
     client("s3").create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     return name
+
+
+@pytest.fixture
+def make(client: Callable[[str], Any], bucket: str) -> Callable[[int], ek.ModelVersion]:
+    """A version whose bento lies in the bucket."""
+
+    def made(number: int) -> ek.ModelVersion:
+        data = f"bento {number}".encode()
+        digest = hashlib.sha256(data).hexdigest()
+        client("s3").put_object(Bucket=bucket, Key=f"bentos/{digest}.tar", Body=data)
+        return ek.ModelVersion(
+            model="tiny", version=number, key=f"run-{number}", digest=digest, bento_uri=f"s3://{bucket}/bentos/{digest}.tar",
+            created_at="2026-01-01T00:00:00Z", created_by="ann", state="approved",
+            sample={"route": "predict", "request": {"x": 1}, "response": {"digest": digest, "x": 1}},
+        )  # fmt: skip
+
+    return made
 
 
 SPEC: dict[str, Any] = ek.TrainingSpec(

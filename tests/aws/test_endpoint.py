@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import uuid
@@ -83,23 +82,6 @@ def endpoint(bucket: str, function: str, models: Models) -> Endpoint:
     }  # fmt: skip
     part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
     return Endpoint(part, platform(part))
-
-
-@pytest.fixture
-def make(client: Callable[[str], Any], bucket: str) -> Callable[[int], ek.ModelVersion]:
-    """A version whose bento lies in the bucket."""
-
-    def made(number: int) -> ek.ModelVersion:
-        data = f"bento {number}".encode()
-        digest = hashlib.sha256(data).hexdigest()
-        client("s3").put_object(Bucket=bucket, Key=f"bentos/{digest}.tar", Body=data)
-        return ek.ModelVersion(
-            model="tiny", version=number, key=f"run-{number}", digest=digest, bento_uri=f"s3://{bucket}/bentos/{digest}.tar",
-            created_at="2026-01-01T00:00:00Z", created_by="ann", state="approved",
-            sample={"route": "predict", "request": {"x": 1}, "response": {"digest": digest, "x": 1}},
-        )  # fmt: skip
-
-    return made
 
 
 def test_a_new_endpoint_says_to_release_a_model(endpoint: Endpoint) -> None:

@@ -25,6 +25,7 @@ GENERIC = {
     "CodeVerificationFailedException",
     "DurableExecutionAlreadyStartedException",
     "EFSIOException",
+    "FailedResourceAccessException",
     "InvalidCodeSignatureException",
     "InvalidInputException",
     "InvalidNextToken",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -18,34 +17,15 @@ from .conftest import REGION, platform
 
 
 @pytest.fixture
-def lake(bucket: str, edge: Edge) -> str:
-    return bucket
-
-
-@pytest.fixture
-def endpoint(lake: str) -> variants.Endpoint:
+def endpoint(bucket: str, edge: Edge) -> variants.Endpoint:
     facts = {
         "region": REGION, "endpoint": f"api-{uuid.uuid4().hex[:8]}", "role_arn": "arn:aws:iam::123456789012:role/server",
         "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve", "instance_type": "ml.m5.large", "instances": 1,
-        "model": "tiny@champion", "storage_uri": f"s3://{lake}", "template_uri": f"s3://{lake}/t", "template_sha256": "0" * 64,
+        "model": "tiny@champion", "storage_uri": f"s3://{bucket}", "template_uri": f"s3://{bucket}/t", "template_sha256": "0" * 64,
     }  # fmt: skip
     part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
     made = Endpoint(part, platform(part))
     assert isinstance(made, variants.Endpoint)
-    return made
-
-
-@pytest.fixture
-def make(client: Callable[[str], Any], lake: str) -> Callable[[int], ek.ModelVersion]:
-    def made(number: int) -> ek.ModelVersion:
-        data = f"bento {number}".encode()
-        digest = hashlib.sha256(data).hexdigest()
-        client("s3").put_object(Bucket=lake, Key=f"bentos/{digest}.tar", Body=data)
-        return ek.ModelVersion(
-            model="tiny", version=number, key=f"run-{number}", digest=digest, bento_uri=f"s3://{lake}/bentos/{digest}.tar",
-            created_at="2026-01-01T00:00:00Z", created_by="ann", state="approved",
-        )  # fmt: skip
-
     return made
 
 
@@ -118,10 +98,10 @@ def test_what_sagemaker_cannot_do_is_said(endpoint: variants.Endpoint, make: Cal
 
 
 def test_a_bento_with_other_bytes_is_never_deployed(
-    endpoint: variants.Endpoint, make: Callable[[int], ek.ModelVersion], client: Callable[[str], Any], lake: str
+    endpoint: variants.Endpoint, make: Callable[[int], ek.ModelVersion], client: Callable[[str], Any], bucket: str
 ) -> None:
     version = make(1)
-    client("s3").put_object(Bucket=lake, Key=f"bentos/{version.digest}.tar", Body=b"other")
+    client("s3").put_object(Bucket=bucket, Key=f"bentos/{version.digest}.tar", Body=b"other")
     with pytest.raises(ek.IntegrityError, match=version.digest):
         endpoint.deploy(version)
     assert left(client, endpoint) == []
@@ -140,6 +120,43 @@ def test_a_model_that_does_not_start_leaves_nothing_behind(
     assert endpoint.revisions() == []
     assert left(client, endpoint) == []
     assert endpoint.deploy(version).state == "ready"
+
+
+def test_variants_with_traffic_scale_and_others_have_the_least(
+    endpoint: variants.Endpoint, make: Callable[[int], ek.ModelVersion], client: Callable[[str], Any]
+) -> None:
+    endpoint.part.facts.update(instances=2, max_instances=5, concurrency=10)
+    bound = Endpoint(endpoint.part, endpoint.platform)
+    name, there = endpoint.part.facts["endpoint"], client("application-autoscaling")
+
+    def scaled() -> dict[str, tuple[int, int]]:
+        found = there.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+        return {
+            one["ResourceId"].rpartition("/")[2]: (one["MinCapacity"], one["MaxCapacity"])
+            for one in found
+            if one["ResourceId"].startswith(f"endpoint/{name}/variant/")
+        }
+
+    first, second = bound.deploy(make(1)), bound.deploy(make(2))
+    assert scaled() == {}, "what has no traffic does not scale"
+    bound.shift({first.id: 100.0})
+    assert scaled() == {first.id: (2, 5)}
+    (policy,) = there.describe_scaling_policies(
+        ServiceNamespace="sagemaker", ResourceId=f"endpoint/{name}/variant/{first.id}"
+    )["ScalingPolicies"]
+    tracked = policy["TargetTrackingScalingPolicyConfiguration"]
+    assert tracked["TargetValue"] == 7.0
+    assert "ConcurrentRequests" in tracked["PredefinedMetricSpecification"]["PredefinedMetricType"]
+    bound.shift({first.id: 50.0, second.id: 50.0})
+    assert scaled() == {first.id: (2, 5), second.id: (2, 5)}
+    client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=name, DesiredWeightsAndCapacities=[{"VariantName": first.id, "DesiredInstanceCount": 4}]
+    )
+    shifted = {one.id: one.instances for one in bound.shift({second.id: 100.0})}
+    assert (scaled(), shifted[first.id]) == ({second.id: (2, 5)}, 2)
+    bound.retire(first.id)
+    bound.shift({second.id: 100.0})
+    assert scaled() == {second.id: (2, 5)}
 
 
 def test_calls(endpoint: variants.Endpoint, make: Callable[[int], ek.ModelVersion], edge: Edge) -> None:

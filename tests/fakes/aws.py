@@ -93,6 +93,10 @@ class Edge:
         if target == "SageMaker.UpdateEndpoint":
             answer = update_endpoint(Call(environ))
             return _reply(start, answer.status, json.loads(answer.body))
+        called = re.fullmatch(r"POST /endpoints/([^/]+)/invocations", target)
+        if called and called[1] not in _endpoints(environ["HTTP_AUTHORIZATION"].split("/")[2]):
+            why = f"Endpoint {called[1]} of account 123456789012 not found."
+            return _reply(start, 400, {"__type": "ValidationError", "Message": why})
         name = asked.get("TrainingJobName", "")
         if target == "SageMaker.CreateTrainingJob":
             if name in self._jobs:
@@ -173,6 +177,13 @@ def _version(name: str, qualifier: str, region: str) -> str:
     others = (alias.routing_config or {}).get("AdditionalVersionWeights") or {}
     shares = {alias.function_version: 1.0 - sum(others.values()), **others}
     return str(random.choices(list(shares), list(shares.values()))[0])
+
+
+def _endpoints(region: str) -> Any:
+    """The SageMaker endpoints of a region."""
+    from moto.sagemaker.models import sagemaker_backends
+
+    return sagemaker_backends["123456789012"][region].endpoints
 
 
 def _reply(start: Any, status: int, said: Any, more: dict[str, str] | None = None) -> list[bytes]:

@@ -46,8 +46,8 @@ _NETWORK = "Look at the subnets and security groups that it runs in"
 CODES: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(
         ("ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "NotFound",
-         "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NotFoundException",
-         "RepositoryNotFoundException", "ImageNotFoundException", "404"),
+         "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NotFoundException", "ObjectNotFoundException",
+         "RepositoryNotFoundException", "ImageNotFoundException", "ServiceNotFoundException", "ClusterNotFoundException", "404"),
         (NotFound, ""),
     ),
     **dict.fromkeys(
@@ -57,7 +57,8 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(("PreconditionFailedException", "PreconditionFailed", "412"), (PreconditionFailed, _AGAIN)),
     # Of two writers at once the later one; of Lambda also a function that is being changed.
     **dict.fromkeys(
-        ("ConflictException", "ResourceConflictException", "ConcurrentModificationException", "OperationAbortedException"),
+        ("ConflictException", "ResourceConflictException", "ConcurrentModificationException", "ConcurrentUpdateException",
+         "OperationAbortedException"),
         (Unavailable, "Another change is under way; repeat it later"),
     ),
     **dict.fromkeys(
@@ -124,7 +125,9 @@ _UNSENT: dict[str, tuple[type[ProviderError], str, str]] = {
     ),
 }  # fmt: skip
 
-_ABSENT = re.compile(r"could not find|cannot find|not found|does not exist|no such", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"could not find|cannot find|not found|does not exist|no such|no scalable target found", re.IGNORECASE
+)
 _PRESENT = re.compile(r"already exist|already in use|cannot create already", re.IGNORECASE)
 _ROLE = re.compile(
     r"\b(?:could not|cannot|can't|unable to|failed to)\s+(?:be\s+)?assumed?\b|not authorized to perform: sts:AssumeRole\b",

@@ -14,8 +14,10 @@ from ekiben.records import Part, Platform, Record
 
 __all__ = [
     "EndpointFacts",
+    "ExpressFacts",
     "FunctionFacts",
     "RegistryFacts",
+    "ServerlessFacts",
     "StorageFacts",
     "TrainingFacts",
     "VariantsFacts",
@@ -105,7 +107,8 @@ class VariantsFacts(Record):
     """An endpoint on SageMaker's instances, for what Lambda cannot do: endpoint is its name, 40 characters at most. It is made by
     the first deployment, and so are its models and configurations, with the platform's tags.
 
-    image_uri: an image whose `serve` is `ekiben serve`; role_arn: what its models run as. The rest as in `EndpointFacts`.
+    image_uri: an image whose `serve` is `ekiben serve`; role_arn: what its models run as. instances: of each variant; where
+    max_instances is more, those with traffic scale up to it by `concurrency` requests at once. The rest as in `EndpointFacts`.
     """
 
     region: str
@@ -122,6 +125,60 @@ class VariantsFacts(Record):
     security_group_ids: list[str] = field(default_factory=list)
     kms_key: str = ""
     network_isolation: bool = False
+    max_instances: int = 0
+    concurrency: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerlessFacts(Record):
+    """An endpoint on SageMaker serverless: serverless is its name, 40 characters at most. A revision is an endpoint of its own, by
+    which it is tested; the one with that name has the traffic. All are made by deployments, as those of `VariantsFacts` are.
+
+    memory_mib: 1024 to 6144, in steps of 1024. max_concurrency: requests at once, 200 at most; provisioned: those that find an
+    instance started. The rest as in `VariantsFacts`.
+    """
+
+    region: str
+    serverless: str
+    role_arn: str
+    image_uri: str
+    memory_mib: int
+    max_concurrency: int
+    model: str
+    storage_uri: str
+    template_uri: str
+    template_sha256: str
+    provisioned: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpressFacts(Record):
+    """An endpoint on ECS Express: service is the name of the service that has the traffic, 40 characters at most, and of the task
+    definitions that are its revisions; a revision without traffic runs as a service of its own. All are made by deployments.
+
+    cluster_arn: of the services. execution_role_arn: what starts the tasks; task_role_arn: what they run as;
+    infrastructure_role_arn: what makes the load balancer. vcpu, memory_mib: of a task, see `backends.fargate`.
+    """
+
+    region: str
+    service: str
+    cluster_arn: str
+    execution_role_arn: str
+    infrastructure_role_arn: str
+    task_role_arn: str
+    image_uri: str
+    vcpu: float
+    memory_mib: int
+    min_instances: int
+    max_instances: int
+    timeout_s: float
+    model: str
+    storage_uri: str
+    template_uri: str
+    template_sha256: str
+    log_group: str
+    subnet_ids: list[str] = field(default_factory=list)
+    security_group_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ekiben import runtime
-from ekiben.aws import endpoint, variants
+from ekiben.aws import endpoint, serverless, variants
 from ekiben.aws.events import publish
 from ekiben.aws.function import Function
 from ekiben.aws.registry import Registry
@@ -14,7 +16,15 @@ from ekiben.records import Part, Platform
 __all__ = ["Endpoint", "Function", "Registry", "Storage", "Training", "publish"]
 
 
+# A fact that each kind of endpoint has and no other -> the kind.
+_ENDPOINTS: Mapping[str, type[runtime.Endpoint]] = {
+    "function": endpoint.Endpoint,
+    "instance_type": variants.Endpoint,
+    "max_concurrency": serverless.Endpoint,
+}
+
+
 def Endpoint(part: Part, platform: Platform) -> runtime.Endpoint:
-    """An endpoint on Lambda, or on SageMaker's instances: its facts say which."""
-    kind = variants.Endpoint if "endpoint" in part.facts else endpoint.Endpoint
+    """An endpoint on one of the services in `ekiben.aws.backends`: its facts say which."""
+    kind = next((kind for fact, kind in _ENDPOINTS.items() if fact in part.facts), endpoint.Endpoint)
     return kind(part, platform)
