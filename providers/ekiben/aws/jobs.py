@@ -16,7 +16,7 @@ from ekiben.errors import SpecError, Unsupported
 from ekiben.records import Job, Part, Platform
 from ekiben.runs import check_job
 
-__all__ = ["ask_of", "job_digest", "job_name", "job_scope", "request", "run_key", "run_of"]
+__all__ = ["ask_of", "job_digest", "job_name", "job_scope", "request", "run_key", "run_of", "scope_of"]
 
 NAME_CHARS = 63
 SCOPE_CHARS = 8
@@ -40,7 +40,12 @@ def job_scope(platform: Platform, part: Part, facts: TrainingFacts) -> str:
 
     The storage is in it, so that an environment that was destroyed and is made again has names of its own.
     """
-    whose = json.dumps([platform.project, platform.stack, part.name, facts.storage_uri])
+    return scope_of(platform.project, platform.stack, part.name, facts.storage_uri)
+
+
+def scope_of(project: str, stack: str, training: str, storage_uri: str) -> str:
+    """The scope of the training of this name whose runs are written to `storage_uri`."""
+    whose = json.dumps([project, stack, training, storage_uri])
     return hashlib.sha256(whose.encode()).hexdigest()[:SCOPE_CHARS]
 
 
