@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,24 @@ from tests.fakes.aws import Edge
 
 from .conftest import REGION
 
+AWS = Path(ek.__file__).parent / "aws"
 # Declared errors that say nothing but what AWS says: our request was wrong, or their side is in a state that nobody can name.
 GENERIC = {
     "ModelError",
+    "BatchEntryIdsNotDistinct",
     "CodeArtifactUserDeletedException",
     "CodeArtifactUserFailedException",
     "CodeSigningConfigNotFoundException",
     "CodeVerificationFailedException",
     "DurableExecutionAlreadyStartedException",
     "EFSIOException",
+    "EmptyBatchRequest",
+    "InvalidAddress",
+    "InvalidAttributeName",
+    "InvalidBatchEntryId",
     "FailedResourceAccessException",
     "InvalidCodeSignatureException",
+    "InvalidIdFormat",
     "InvalidInputException",
     "InvalidNextToken",
     "InvalidParameterException",
@@ -36,6 +44,7 @@ GENERIC = {
     "InvalidZipFileException",
     "ModeNotSupportedException",
     "NoPublishedVersionException",
+    "ReceiptHandleIsInvalid",
     "RecursiveInvocationException",
     "RequestTooLargeException",
     "RuntimeAliasDeletedException",
@@ -43,7 +52,9 @@ GENERIC = {
     "SerializedRequestEntityTooLargeException",
     "SnapStartException",
     "SnapStartRegenerationFailureException",
+    "TooManyEntriesInBatchRequest",
     "UnsupportedMediaTypeException",
+    "UnsupportedOperation",
     "ValidationError",
     "ValidationException",
 }
@@ -51,14 +62,32 @@ GENERIC = {
 
 def used() -> Iterator[tuple[str, str]]:
     """(service, operation) of every call in the provider's source: `cloud.call("sagemaker", "describe_training_job", ...)`."""
-    for path in sorted((Path(ek.__file__).parent / "aws").glob("*.py")):
+    for path in sorted(AWS.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("call", "call_once", "pages"):
-                service, operation = (arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant))
-                yield str(service), str(operation)
+            if isinstance(node, ast.Call) and _of_cloud(node.func):
+                words = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
+                assert len(words) == 2, f"{path}:{node.lineno}: the service and the operation are not written out"
+                yield str(words[0]), str(words[1])
+
+
+def _of_cloud(function: ast.expr) -> bool:
+    """Is it `cloud.call`, `self._cloud.pages`, `Cloud(region).call_once`?"""
+    if not isinstance(function, ast.Attribute) or function.attr not in ("call", "call_once", "pages"):
+        return False
+    return ast.unparse(function.value).rpartition(".")[2].partition("(")[0].strip("_").casefold() == "cloud"
 
 
 USED = sorted(set(used()))
+
+
+def test_nothing_calls_aws_past_the_translation() -> None:
+    """boto3's clients are made in one place; the other takes credentials from it."""
+    made = {
+        path.name
+        for path in AWS.rglob("*.py")
+        if re.search(r"^\s*(?:import|from) (?:boto3|botocore)\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert made == {"client.py", "storage.py"}
 
 
 def test_the_calls_are_found() -> None:

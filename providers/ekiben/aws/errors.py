@@ -75,7 +75,11 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     ),
     **dict.fromkeys(("CapacityError", "InsufficientInstanceCapacity"), (NoCapacity, "Try later, or another instance type")),
     **dict.fromkeys(("ENILimitReachedException", "SubnetIPAddressLimitReachedException"), (NoCapacity, _NETWORK)),
-    **dict.fromkeys(("KMSDisabledException", "KMSInvalidStateException", "KMSNotFoundException"), (ProviderError, _KEY)),
+    **dict.fromkeys(
+        ("KMSDisabledException", "KMSInvalidStateException", "KMSNotFoundException", "KmsDisabled", "KmsInvalidKeyUsage",
+         "KmsInvalidState", "KmsNotFound"),
+        (ProviderError, _KEY),
+    ),
     **dict.fromkeys(
         ("InvalidSubnetIDException", "InvalidSecurityGroupIDException", "EFSMountConnectivityException",
          "EFSMountFailureException", "S3FilesMountConnectivityException", "S3FilesMountFailureException"),

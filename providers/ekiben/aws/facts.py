@@ -185,7 +185,11 @@ class ExpressFacts(Record):
 class FunctionFacts(Record):
     """function: the name of a zip function with the handler `ekiben.aws.handler.handle` and PYTHONPATH=/var/task/_ekiben.
 
-    retries: of its event invoke configuration, 2 at most. url: where it has one.
+    retries: of its event invoke configuration, 2 at most. url: where it has one. dead_letters: the URL of the queue that is the
+    dead-letter queue of the function, of the rules and of the schedules that call it.
+
+    Its environment says EKIBEN_DELIVERIES=s3://BUCKET/.ekiben/deliveries/NAME where it may read and write a prefix of that kind:
+    there it marks the events that it has had, so that one that comes twice is handled once.
     """
 
     region: str
@@ -194,6 +198,7 @@ class FunctionFacts(Record):
     timeout_s: int
     retries: int = 2
     url: str = ""
+    dead_letters: str = ""
 
 
 def facts_of(part: Part, kind: type[F]) -> F:

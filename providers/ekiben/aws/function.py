@@ -1,4 +1,6 @@
-"""Functions on Lambda: called, and told of by the lines that the handler leaves in their log (see `ekiben.aws.handler`)."""
+"""Functions on Lambda: called, and told of by the lines that the handler leaves in their log (see `ekiben.aws.handler`), and by
+what lies in their dead-letter queue.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from typing import Any
 from ekiben import runtime
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import FunctionFacts, facts_of
-from ekiben.aws.handler import MARK, of_call
+from ekiben.aws.handler import MARK
 from ekiben.aws.lambdas import Lambda, said_of
+from ekiben.aws.letters import Letter, Letters
 from ekiben.aws.logs import lines
+from ekiben.aws.payloads import of_call
 from ekiben.errors import FunctionFailed, NotFound, SpecError
 from ekiben.invocations import as_json
 from ekiben.records import Event, Part, Platform, now
@@ -52,26 +56,33 @@ class Function(runtime.Function):
         return json.loads(answer.payload)["result"]
 
     def deliveries(self, state: str = "") -> list[dict[str, Any]]:
-        """See `runtime.Function`. A line of the log is there some seconds after it was written."""
+        """See `runtime.Function`. A line of the log is there some seconds after it was written.
+
+        What is in the dead-letter queue is dead, and is listed also where the log has nothing of it: it never reached the function.
+        """
         if state and state not in STATES:
             raise SpecError(f"There is no state {state!r} of a delivery; there are: {', '.join(STATES)}.")
-        told: dict[str, list[dict[str, Any]]] = {}
-        for line in lines(
-            self._cloud, self._facts.log_group, f"list the deliveries of {self.part.name!r}", pattern=f'"{MARK}"'
-        ):
-            if said := _said(line):
-                told.setdefault(said["id"], []).append(said)
-        found = [self._delivery(id, said) for id, said in told.items()]
-        found.sort(key=lambda one: str(one["created_at"]), reverse=True)
+        operation = f"list the deliveries of {self.part.name!r}"
+        told = self._told(operation)
+        with self._letters(operation).held(self.platform) as letters:
+            found = self._all(told, letters)
         return [one for one in found if not state or one["state"] == state]
 
     def replay(self, delivery: str) -> None:
-        there = next((one for one in self.deliveries() if one["id"] == delivery), None)
+        """See `runtime.Function`. One death is replayed once, however often and by whom it is asked: its time is the `turn`."""
         operation = f"replay {delivery!r}"
-        if there is None:
-            raise NotFound("aws", operation, f"the function {self.part.name!r} has no such delivery")
-        if there["state"] == "dead":
-            self._function.send(operation, of_call(Event.from_dict(there["event"]), turn=uuid.uuid4().hex))
+        told, queue = self._told(operation), self._letters(operation)
+        with queue.held(self.platform, wanted=delivery) as letters:
+            there = next((one for one in self._all(told, letters) if one["id"] == delivery), None)
+            if there is None:
+                raise NotFound("aws", operation, f"the function {self.part.name!r} has no such delivery")
+            mine = [letter for letter in letters if _id(letter, told) == delivery]
+            if there["state"] == "dead":
+                payload = mine[-1].payload if mine else self._logged(told[delivery], operation)
+                again = {**payload, "turn": there["ended_at"]} if isinstance(payload, dict) else payload
+                self._function.send(operation, again)
+            for letter in mine:  # of those that are not dead any more, too
+                queue.remove(letter)
 
     def logs(self) -> Iterator[str]:
         """See `runtime.Function`. What it printed, without the lines of Lambda's and Ekiben's own."""
@@ -95,9 +106,53 @@ class Function(runtime.Function):
             "created_at": said[0]["at"], "ended_at": last["at"] if state in ("done", "dead") else "", "log_uri": self._log_uri,
         }  # fmt: skip
 
+    def _told(self, operation: str) -> dict[str, list[dict[str, Any]]]:
+        """What the log says of each delivery, the oldest line first."""
+        told: dict[str, list[dict[str, Any]]] = {}
+        for line in lines(self._cloud, self._facts.log_group, operation, pattern=f'"{MARK}"'):
+            if (said := _said(line)) and said["state"] != "again":
+                told.setdefault(said["id"], []).append(said)
+        return told
+
+    def _letters(self, operation: str) -> Letters:
+        return Letters(self._cloud, self._facts.dead_letters, operation)
+
+    def _all(self, told: Mapping[str, list[dict[str, Any]]], letters: list[Letter]) -> list[dict[str, Any]]:
+        """Every delivery, newest first."""
+        found = {id: self._delivery(id, said) for id, said in told.items()}
+        for letter in letters:
+            id = _id(letter, told)
+            if id not in found:
+                found[id] = {
+                    "id": id, "event": letter.event, "state": "dead", "attempts": letter.attempts, "error": letter.error,
+                    "created_at": letter.at, "ended_at": letter.at, "log_uri": self._log_uri,
+                }  # fmt: skip
+            elif id in told and letter.turn == told[id][-1].get("turn", "") and found[id]["state"] != "dead":
+                error = found[id]["error"] or letter.error
+                found[id].update(state="dead", error=error, ended_at=told[id][-1]["at"])
+        return sorted(found.values(), key=lambda one: str(one["created_at"]), reverse=True)
+
+    def _logged(self, said: list[dict[str, Any]], operation: str) -> dict[str, Any]:
+        """The payload of a delivery as the log has it."""
+        begun = next((one for one in said if "event" in one and not one.get("cut")), None)
+        if begun is None:
+            raise NotFound(
+                "aws", operation, "its event is in no dead-letter queue, and too large for the log or none at all",
+                "Send it again from where it came",
+            )  # fmt: skip
+        return of_call(Event.from_dict(begun["event"]))
+
     @property
     def _log_uri(self) -> str:
         return f"cloudwatch:{self._facts.region}:{self._facts.log_group}"
+
+
+def _id(letter: Letter, told: Mapping[str, list[dict[str, Any]]]) -> str:
+    """The delivery that a letter is about: what its payload says, or what the log has of its request."""
+    if not letter.event and letter.request:
+        same = (id for id, said in told.items() if any(one.get("request") == letter.request for one in said))
+        return next(same, letter.id)
+    return letter.id
 
 
 def _own(line: str) -> bool:

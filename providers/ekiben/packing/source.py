@@ -36,13 +36,15 @@ OF_PROVIDER = {
     "aws": tuple(
         f"aws/{noun}.py"
         for noun in (
-            "bentos", "client", "endpoint", "errors", "events", "facts", "function", "handler", "jobs", "lambdas", "logs",
-            "measures", "mirror", "registry", "runtime", "storage", "training", "variants",
+            "bentos", "client", "endpoint", "errors", "events", "facts", "function", "handler", "jobs", "lambdas", "letters",
+            "logs", "marks", "measures", "mirror", "payloads", "registry", "runtime", "storage", "training", "variants",
         )
     ),
     "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
 }  # fmt: skip
 DEPLOY_FACE = frozenset({"components.py", "cost.py", "specs.py"})
+# What only the machine of a station or an emulator runs.
+HOST = frozenset({"compaction.py", "daemon.py"})
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (
     *ANYWHERE,
@@ -80,20 +82,25 @@ def bundle(folder: Path, *, extra: Mapping[str, Content] | None = None) -> Bundl
 
 
 def function_bundle(folder: Path, *providers: str) -> Bundle:
-    """The bundle of a function, with the run face of Ekiben under `_ekiben/`: it runs where only obstore is installed.
+    """The bundle of a function, with the run face of Ekiben under `_ekiben/`, without its prose: it runs where only obstore is
+    installed.
 
     providers: those whose components it can use; all by default. Raises SpecError when the folder has no `main.py`.
     """
     source = files(folder, skipped)
     if "main.py" not in source:
         raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
+    from ekiben.packing.lean import lean  # a job's library has this module, and not that one
+
     patterns = [*RUN_FACE, *(one for name in providers or OF_PROVIDER for one in OF_PROVIDER[name])]
-    return write({**source, **_library(patterns, FUNCTION_LIBRARY, DEPLOY_FACE | {"job.py"})}, cache_dir() / "bundles")
+    library = _library(patterns, FUNCTION_LIBRARY, DEPLOY_FACE | HOST | {"job.py"})
+    code = {name: lean(path.read_text(encoding="utf-8")).encode() for name, path in library.items()}
+    return write({**source, **code}, cache_dir() / "bundles")
 
 
 def job_library(*own: str) -> Bundle:
     """The part of Ekiben that runs inside a training container, with the provider's `own` files, such as "aws/container.py"."""
-    return write(_library((*JOB_FACE, *own), ""), cache_dir() / "bundles")
+    return write({**_library((*JOB_FACE, *own), "", DEPLOY_FACE | HOST)}, cache_dir() / "bundles")
 
 
 def image_library() -> dict[str, Content]:
@@ -132,7 +139,7 @@ def cache_dir() -> Path:
     return cache
 
 
-def _library(patterns: Iterable[str], at: str, left_out: frozenset[str] = DEPLOY_FACE) -> dict[str, Content]:
+def _library(patterns: Iterable[str], at: str, left_out: frozenset[str]) -> dict[str, Path]:
     package = Path(__file__).parents[1]
     found = {path for pattern in patterns for path in package.glob(pattern)}
     found.update([path.with_name("__init__.py") for path in found])

@@ -13,6 +13,7 @@ import logging
 import random
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,8 +81,8 @@ class Functions:
             return Answer(status=204, headers=executed)
         asked = _qualifier(name, call.query.get("Qualifier", ""))
         if kind == "Event":
-            self._deliver(function, payload, qualifier=asked)
-            return Answer(status=202, headers=executed)
+            request_id = self._deliver(function, payload, qualifier=asked)
+            return Answer(status=202, headers={**executed, "X-Amzn-RequestId": request_id})
         outcome = self.run(function, payload, asked)
         headers = {**executed, "Content-Type": "application/json", "X-Amzn-RequestId": outcome.request_id}
         if outcome.error:
@@ -114,11 +115,11 @@ class Functions:
             arn = f"arn:aws:lambda:{region}:{account}:function:{name}" + (f":{qualifier}" if qualifier else "")
             raise Refused("ResourceNotFoundException", f"Function not found: {arn}", 404) from error
 
-    def run(self, function: LambdaFunction, payload: bytes, qualifier: str = "") -> Outcome:
+    def run(self, function: LambdaFunction, payload: bytes, qualifier: str = "", request_id: str = "") -> Outcome:
         """Run it once, write its log, and count it. qualifier: the alias or version that was asked for. Raises Refused where it
         cannot be run at all.
         """
-        outcome = self.workers.invoke(self._code(function), payload)
+        outcome = self.workers.invoke(self._code(function), payload, request_id)
         version = str(function.version)
         failed = float(bool(outcome.error))
         counted = {"Invocations": (1.0, "Count"), "Errors": (failed, "Count"), "Duration": (outcome.ms, "Milliseconds")}
@@ -157,7 +158,7 @@ class Functions:
         except Refused as refused:
             logger.warning("an event from %s is not delivered: %s", service or "a schedule", refused.message)
             if dead_letters:
-                self.send(dead_letters, payload, refused.code, refused.message)
+                self.send(dead_letters, payload, ERROR_CODE=refused.code, ERROR_MESSAGE=refused.message)
             return
         self._deliver(function, payload, dead_letters, _qualifier(arn))
 
@@ -174,20 +175,24 @@ class Functions:
         self.workers.close()
         self._events.shutdown(wait=False, cancel_futures=True)
 
-    def _deliver(self, function: LambdaFunction, payload: bytes, dead_letters: str = "", qualifier: str = "") -> None:
-        config: Mapping[str, Any] = function.event_invoke_config[0].config if function.event_invoke_config else {}
-        tries = 1 + config.get("MaximumRetryAttempts", 2)
-        self._events.submit(self._work, function, payload, tries, config, dead_letters, qualifier)
+    def _deliver(self, function: LambdaFunction, payload: bytes, dead_letters: str = "", qualifier: str = "") -> str:
+        """The id of the request, which is the same each time that it is tried."""
+        request_id = str(uuid.uuid4())
+        self._events.submit(self._work, function, payload, request_id, dead_letters, qualifier)
+        return request_id
 
     def _work(
-        self, function: LambdaFunction, payload: bytes, tries: int, config: Mapping[str, Any], letters: str, qualifier: str
+        self, function: LambdaFunction, payload: bytes, request_id: str, letters: str, qualifier: str
     ) -> None:  # fmt: skip
+        config: Mapping[str, Any] = function.event_invoke_config[0].config if function.event_invoke_config else {}
+        tries = 1 + config.get("MaximumRetryAttempts", 2)
         outcome, closing = Outcome(), self._closing
         for attempt in range(tries):
             try:
-                outcome = self.run(function, payload, qualifier)
+                outcome = self.run(function, payload, qualifier, request_id)
             except Refused as refused:
-                outcome = Outcome(payload=json.dumps({"errorMessage": refused.message}).encode(), error="Unhandled")
+                said = json.dumps({"errorMessage": refused.message}).encode()
+                outcome = Outcome(payload=said, error="Unhandled", request_id=request_id)
             except Exception:
                 logger.exception("an event for %s", function.function_arn)
                 return
@@ -204,16 +209,16 @@ class Functions:
             self.send(target, json.dumps(_record(function, payload, outcome, tries)).encode())
         letters = letters or getattr(function, "dead_letter_config", {}).get("TargetArn", "")
         if outcome.error and letters:
-            self.send(letters, payload, "200", outcome.payload.decode("utf-8", "replace")[:1024])
+            said = outcome.payload.decode("utf-8", "replace")[:1024]
+            self.send(letters, payload, RequestID=request_id, ErrorCode="200", ErrorMessage=said)
 
-    def send(self, arn: str, body: bytes, code: str = "", message: str = "") -> None:
-        """To a queue, a topic, a bus or a function, as destinations and dead-letter queues are."""
+    def send(self, arn: str, body: bytes, **told: str) -> None:
+        """To a queue, a topic, a bus or a function, as destinations and dead-letter queues are; `told` beside the message."""
         _, _, service, region, account, name = arn.split(":", 5)
         text = body.decode("utf-8", "replace")
         try:
             keys = {"aws_access_key_id": "emulated", "aws_secret_access_key": "emulated"}
             client = boto3.client(service, endpoint_url=self._url, region_name=region, **keys)
-            told = {"ErrorCode": code, "ErrorMessage": message} if code else {}
             attributes = {key: {"DataType": "String", "StringValue": value} for key, value in told.items()}
             if service == "sqs":
                 queue = client.get_queue_url(QueueName=name)["QueueUrl"]

@@ -200,9 +200,9 @@ class Workers:
         self._closing = threading.Event()
         threading.Thread(target=self._end_idle, daemon=True, name="idle").start()
 
-    def invoke(self, code: Code, payload: bytes) -> Outcome:
+    def invoke(self, code: Code, payload: bytes, request_id: str = "") -> Outcome:
         """Run the function once. Raises Refused when as many run as may."""
-        outcome = Outcome()
+        outcome = Outcome(request_id=request_id or str(uuid.uuid4()))
         worker = self._take(code)
         alive = False
         try:
