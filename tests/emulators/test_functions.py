@@ -185,7 +185,7 @@ def test_an_object_in_a_bucket_reaches_a_function_by_eventbridge(aws: Aws) -> No
     aws.s3.put_object(Bucket="lake", Key="in/refused", Body=b"x")
     letter = until(lambda: aws.sqs.receive_message(QueueUrl=letters, MessageAttributeNames=["All"]).get("Messages"))[0]
     assert json.loads(letter["Body"])["detail"]["object"]["key"] == "in/refused"
-    assert letter["MessageAttributes"]["ErrorCode"]["StringValue"] == "AccessDeniedException"
+    assert letter["MessageAttributes"]["ERROR_CODE"]["StringValue"] == "AccessDeniedException"
     aws.__getattr__("lambda").add_permission(
         FunctionName="onto",
         StatementId="e",
@@ -221,4 +221,8 @@ def test_an_event_is_tried_again_and_then_kept(aws: Aws) -> None:
     letter = until(lambda: aws.sqs.receive_message(QueueUrl=queue, MessageAttributeNames=["All"]).get("Messages"))[0]
     assert json.loads(letter["Body"]) == {"n": 1}
     assert "never" in letter["MessageAttributes"]["ErrorMessage"]["StringValue"]
-    assert len(aws.s3.list_objects_v2(Bucket="tries")["Contents"]) == 2
+    bodies = [
+        aws.s3.get_object(Bucket="tries", Key=one["Key"])["Body"].read().decode()
+        for one in aws.s3.list_objects_v2(Bucket="tries")["Contents"]
+    ]
+    assert bodies == [letter["MessageAttributes"]["RequestID"]["StringValue"]] * 2, "every try is the same request"

@@ -36,8 +36,9 @@ OF_PROVIDER = {
     "aws": tuple(
         f"aws/{noun}.py"
         for noun in (
-            "bentos", "client", "endpoint", "errors", "events", "facts", "function", "handler", "jobs", "lambdas", "letters",
-            "logs", "marks", "measures", "mirror", "payloads", "registry", "runtime", "storage", "training", "variants",
+            "backends", "bentos", "client", "endpoint", "errors", "events", "facts", "function", "handler", "jobs", "lambdas",
+            "letters", "logs", "marks", "measures", "mirror", "payloads", "registry", "runtime", "stock", "storage", "training",
+            "variants",
         )
     ),
     "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
