@@ -43,7 +43,7 @@ OF_PROVIDER = {
     ),
     "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
 }  # fmt: skip
-DEPLOY_FACE = frozenset({"components.py", "cost.py", "specs.py"})
+DEPLOY_FACE = frozenset({"components.py", "cost.py", "monitoring.py", "specs.py"})
 # What only the machine of a station or an emulator runs.
 HOST = frozenset({"compaction.py", "daemon.py"})
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
