@@ -106,7 +106,7 @@ def job_library(*own: str) -> Bundle:
 
 def image_library() -> dict[str, Content]:
     """The part of Ekiben that serves inside an environment image, by the names that its files have there."""
-    return _library(SERVING, "")
+    return {**_library(SERVING, "", DEPLOY_FACE)}
 
 
 def skipped(name: str) -> bool:

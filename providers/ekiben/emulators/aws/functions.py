@@ -181,9 +181,7 @@ class Functions:
         self._events.submit(self._work, function, payload, request_id, dead_letters, qualifier)
         return request_id
 
-    def _work(
-        self, function: LambdaFunction, payload: bytes, request_id: str, letters: str, qualifier: str
-    ) -> None:  # fmt: skip
+    def _work(self, function: LambdaFunction, payload: bytes, request_id: str, letters: str, qualifier: str) -> None:
         config: Mapping[str, Any] = function.event_invoke_config[0].config if function.event_invoke_config else {}
         tries = 1 + config.get("MaximumRetryAttempts", 2)
         outcome, closing = Outcome(), self._closing
@@ -209,8 +207,8 @@ class Functions:
             self.send(target, json.dumps(_record(function, payload, outcome, tries)).encode())
         letters = letters or getattr(function, "dead_letter_config", {}).get("TargetArn", "")
         if outcome.error and letters:
-            said = outcome.payload.decode("utf-8", "replace")[:1024]
-            self.send(letters, payload, RequestID=request_id, ErrorCode="200", ErrorMessage=said)
+            why = outcome.payload.decode("utf-8", "replace")[:1024]
+            self.send(letters, payload, RequestID=request_id, ErrorCode="200", ErrorMessage=why)
 
     def send(self, arn: str, body: bytes, **told: str) -> None:
         """To a queue, a topic, a bus or a function, as destinations and dead-letter queues are; `told` beside the message."""
