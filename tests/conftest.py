@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Generator
 from contextlib import suppress
@@ -37,6 +38,8 @@ class Scheduling(LoadScopeScheduling):
     """One worker for what is together; each other test by itself. (xdist's own groups do nothing since pytest 9.2.)"""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(RIG) and (rig := re.search(r"\[(local|aws)\b", nodeid)):
+            return RIG + rig[1]  # a platform each
         if nodeid.startswith("tests/example/test_demo.py"):
             return nodeid  # it waits for the engine, the others do not
         return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid)
