@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 import ekiben as ek
-from ekiben.aws import backends, stock
+from ekiben.aws import SUPPORT, backends, stock
 from ekiben.aws.backends import BACKENDS, choose, fargate, instances, lacks, room
 
 ROWS = {one.name: one for one in BACKENDS}
@@ -143,3 +143,7 @@ def test_the_table_in_the_docs_has_every_column_of_the_rule() -> None:
     assert head.count("|") == rule.count("|") == len(BACKENDS) + 2
     assert {row.count("|") for row in rows} == {len(BACKENDS) + 2}
     assert len(rows) >= len(dataclasses.fields(backends.Backend)) - 4
+
+
+def test_the_limit_of_the_provider_is_that_of_its_most_patient_service() -> None:
+    assert SUPPORT.limits.endpoint_timeout_s == max(one.timeout_s for one in BACKENDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ekiben.aws.backends import BACKENDS
 from ekiben.features import Feature, Limits, Support
 
 __all__ = ["SUPPORT"]
@@ -34,9 +33,10 @@ SUPPORT = Support(
         Feature.BUDGET: True,
     },
     # Of functions those of Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html), of training that of
-    # CreateTrainingJob. How much memory and how large a request an endpoint takes depends on its other wishes: see `backends`.
+    # CreateTrainingJob. How much memory and how large a request an endpoint takes depends on its other wishes: see `backends`,
+    # which is not imported here: a function's bundle has this file, and not that one.
     limits=Limits(
-        endpoint_timeout_s=max(one.timeout_s for one in BACKENDS),
+        endpoint_timeout_s=3600,
         function_timeout_s=900,
         function_memory_mib=10_240,
         training_timeout_s=28 * 24 * 3600,
