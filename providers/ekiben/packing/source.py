@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import tempfile
@@ -31,21 +32,15 @@ RUN_FACE = (
     "packing/assemble.py",
     "release/*.py",
 )
-# The same of each provider. What builds and what trains stays at home.
+# Where the run face of each provider begins: what these import of the provider's own package goes along.
 OF_PROVIDER = {
-    "aws": tuple(
-        f"aws/{noun}.py"
-        for noun in (
-            "backends", "bentos", "client", "endpoint", "errors", "events", "facts", "function", "handler", "jobs", "lambdas",
-            "letters", "logs", "marks", "measures", "mirror", "payloads", "registry", "runtime", "stock", "storage", "training",
-            "variants",
-        )
-    ),
+    "aws": ("aws/handler.py", "aws/runtime.py"),
     "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
-}  # fmt: skip
-DEPLOY_FACE = frozenset({"components.py", "cost.py", "monitoring.py", "specs.py"})
-# What only the machine of a station or an emulator runs.
-HOST = frozenset({"compaction.py", "daemon.py"})
+}
+# What makes a platform, what only the machine of a station or an emulator runs, and what tests are made with.
+AT_HOME = frozenset(
+    {"compaction.py", "components.py", "cost.py", "daemon.py", "monitoring.py", "specs.py", "testing.py"}
+)
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (
     *ANYWHERE,
@@ -70,6 +65,7 @@ SERVING = (
     "serving/trees/*.py",
     "station/environments.py",
 )
+PACKAGE = Path(__file__).parents[1]
 NOT_SOURCE = frozenset({"__pycache__", "venv", "node_modules", "Thumbs.db", "desktop.ini"})
 
 
@@ -93,20 +89,22 @@ def function_bundle(folder: Path, *providers: str) -> Bundle:
         raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
     from ekiben.packing.lean import lean  # a job's library has this module, and not that one
 
-    patterns = [*RUN_FACE, *(one for name in providers or OF_PROVIDER for one in OF_PROVIDER[name])]
-    library = _library(patterns, FUNCTION_LIBRARY, DEPLOY_FACE | HOST | {"job.py"})
+    chosen = providers or tuple(OF_PROVIDER)
+    entrances = [one for name in chosen for one in OF_PROVIDER[name]]
+    imported = [one for name in chosen for one in _imported(name, OF_PROVIDER[name])]
+    library = _library([*RUN_FACE, *entrances, *imported], FUNCTION_LIBRARY, AT_HOME | {"job.py"})
     code = {name: lean(path.read_text(encoding="utf-8")).encode() for name, path in library.items()}
     return write({**source, **code}, cache_dir() / "bundles")
 
 
 def job_library(*own: str) -> Bundle:
     """The part of Ekiben that runs inside a training container, with the provider's `own` files, such as "aws/container.py"."""
-    return write({**_library((*JOB_FACE, *own), "", DEPLOY_FACE | HOST)}, cache_dir() / "bundles")
+    return write({**_library((*JOB_FACE, *own), "")}, cache_dir() / "bundles")
 
 
 def image_library() -> dict[str, Content]:
     """The part of Ekiben that serves inside an environment image, by the names that its files have there."""
-    return {**_library(SERVING, "", DEPLOY_FACE)}
+    return {**_library(SERVING, "")}
 
 
 def skipped(name: str) -> bool:
@@ -140,9 +138,23 @@ def cache_dir() -> Path:
     return cache
 
 
-def _library(patterns: Iterable[str], at: str, left_out: frozenset[str]) -> dict[str, Path]:
-    package = Path(__file__).parents[1]
-    found = {path for pattern in patterns for path in package.glob(pattern)}
+def _library(patterns: Iterable[str], at: str, left_out: frozenset[str] = AT_HOME) -> dict[str, Path]:
+    found = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
     found.update([path.with_name("__init__.py") for path in found])
-    names = {path.relative_to(package).as_posix(): path for path in found}
+    names = {path.relative_to(PACKAGE).as_posix(): path for path in found}
     return {f"{at}ekiben/{name}": path for name, path in names.items() if name not in left_out}
+
+
+def _imported(package: str, entrances: Iterable[str]) -> set[str]:
+    """The modules of `ekiben.PACKAGE` that these import, wherever in them, and what those import in their turn."""
+    found: set[str] = set()
+    waiting = {f"{package}/__init__.py", *(one for one in entrances if one.startswith(f"{package}/"))}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        for node in ast.walk(ast.parse((PACKAGE / name).read_bytes())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"ekiben.{package}"):
+                module = str(node.module).removeprefix("ekiben.").replace(".", "/")
+                paths = [f"{module}.py", *(f"{module}/{alias.name}.py" for alias in node.names)]
+                waiting.update(one for one in paths if one not in found and (PACKAGE / one).is_file())
+    return found
