@@ -11,7 +11,7 @@ import pulumi
 from pulumi.runtime import settings
 from pulumi.runtime.mocks import MockMonitor
 
-__all__ = ["ACCOUNT", "Made", "Recorded", "run", "statements"]
+__all__ = ["ACCOUNT", "REGION", "Made", "Recorded", "run", "statements"]
 
 ACCOUNT, REGION = "123456789012", "eu-west-1"
 # Of each type the input that is its physical name, and where its ARN says so.
@@ -25,6 +25,7 @@ NAMED = {
     "aws:sqs/queue:Queue": ("name", "arn:aws:sqs:{region}:{account}:{name}"),
     "aws:scheduler/scheduleGroup:ScheduleGroup": ("name", "arn:aws:scheduler:{region}:{account}:schedule-group/{name}"),
     "aws:sns/topic:Topic": ("name", "arn:aws:sns:{region}:{account}:{name}"),
+    "aws:kms/key:Key": ("keyId", "arn:aws:kms:{region}:{account}:key/{name}"),
     "aws:ecr/repository:Repository": ("name", "arn:aws:ecr:{region}:{account}:repository/{name}"),
     "aws:codebuild/project:Project": ("name", "arn:aws:codebuild:{region}:{account}:project/{name}"),
 }

@@ -266,6 +266,18 @@ def test_a_budget_s_filter_is_read_back_as_it_was_asked(plugin: Plugin, aws: Aws
     budget.delete()
 
 
+def test_a_topic_has_its_own_policy_again_when_another_one_goes(plugin: Plugin, aws: Aws) -> None:
+    topic = Resource(plugin, "aws:sns/topic:Topic")
+    policy = Resource(plugin, "aws:sns/topicPolicy:TopicPolicy", arn=topic.id, policy='{"Statement": []}')
+    assert policy.refresh()
+    assert policy.diff() == ([], [])
+    policy.update(policy='{"Statement": [], "Version": "2012-10-17"}')
+    policy.plugin.Delete(proto.DeleteRequest(id=policy.id, urn=policy.urn, properties=struct(policy.state)), Context())
+    told = json.loads(aws.sns.get_topic_attributes(TopicArn=topic.id)["Attributes"]["Policy"])
+    assert told["Statement"][0]["Condition"] == {"StringEquals": {"AWS:SourceOwner": "123456789012"}}
+    topic.delete()
+
+
 def test_a_key_rotates_and_is_gone_once_its_deletion_is_scheduled(plugin: Plugin, aws: Aws) -> None:
     policy = json.dumps({"Version": "2012-10-17", "Statement": []})
     key = Resource(

@@ -20,6 +20,11 @@ QUEUE = {
     "sqsManagedSseEnabled": ("SqsManagedSseEnabled", True),
     "visibilityTimeoutSeconds": ("VisibilityTimeout", 30),
 }
+# What the account of a topic may do as long as nobody says otherwise.
+OWNERS = (
+    "SNS:GetTopicAttributes", "SNS:SetTopicAttributes", "SNS:AddPermission", "SNS:RemovePermission", "SNS:DeleteTopic",
+    "SNS:Subscribe", "SNS:ListSubscriptionsByTopic", "SNS:Publish",
+)  # fmt: skip
 # Of a subscription: the program's name and the API's.
 SUBSCRIPTION = {
     "filterPolicy": "FilterPolicy", "filterPolicyScope": "FilterPolicyScope", "rawMessageDelivery": "RawMessageDelivery",
@@ -71,6 +76,40 @@ def _update_topic(aws: Aws, id: str, old: Props, new: Props) -> None:
         lambda tags: sns.tag_resource(ResourceArn=id, Tags=tag_list(tags)),
         lambda keys: sns.untag_resource(ResourceArn=id, TagKeys=keys),
     )  # fmt: skip
+
+
+def _put_topic_policy(aws: Aws, props: Props) -> str:
+    aws.client("sns").set_topic_attributes(
+        TopicArn=props["arn"], AttributeName="Policy", AttributeValue=_word(props["policy"])
+    )
+    return str(props["arn"])
+
+
+def _read_topic_policy(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
+    told = found(aws.client("sns").get_topic_attributes, TopicArn=id)
+    return told and {"arn": id, "policy": told["Attributes"]["Policy"], "owner": told["Attributes"]["Owner"]}
+
+
+def _update_topic_policy(aws: Aws, id: str, old: Props, new: Props) -> None:
+    _put_topic_policy(aws, new)
+
+
+def _drop_topic_policy(aws: Aws, id: str, props: Props) -> None:
+    """The policy is SNS's own again: only the topic's account may use it."""
+    sns = aws.client("sns")
+    told = found(sns.get_topic_attributes, TopicArn=id)
+    if told is None:
+        return
+    owner = {"StringEquals": {"AWS:SourceOwner": told["Attributes"]["Owner"]}}
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": "*"},
+        "Action": list(OWNERS),
+        "Resource": id,
+        "Condition": owner,
+    }
+    policy = json.dumps({"Version": "2008-10-17", "Id": "__default_policy_ID", "Statement": [statement]})
+    sns.set_topic_attributes(TopicArn=id, AttributeName="Policy", AttributeValue=policy)
 
 
 def _subscribe(aws: Aws, props: Props) -> str:
@@ -173,6 +212,12 @@ KINDS = [
         named="name", name_chars=256, tagged=True, outputs=("arn", "owner"),
         create=_make_topic, read=_read_topic, update=_update_topic,
         delete=lambda aws, id, props: aws.client("sns").delete_topic(TopicArn=id),
+    ),
+    Kind(
+        type="aws:sns/topicPolicy:TopicPolicy",
+        takes=frozenset({"arn", "policy"}), fixed=frozenset({"arn"}), outputs=("owner",),
+        create=_put_topic_policy, read=_read_topic_policy, update=_update_topic_policy, delete=_drop_topic_policy,
+        adopt=lambda id: {"arn": id},
     ),
     Kind(
         type="aws:sns/topicSubscription:TopicSubscription",
