@@ -10,6 +10,7 @@ import pytest
 import ekiben as ek
 from ekiben import packing
 from ekiben.aws import endpoint as lambdas
+from ekiben.aws import variants
 from ekiben.emulators.aws import Server
 
 from . import images
@@ -97,3 +98,39 @@ def test_lambda_deploys_shifts_invokes_and_retires(
     assert api.invoke({"x": 1.5}).revision == second.id
     api.retire(first.id)
     assert [one.id for one in api.revisions()] == [second.id]
+
+
+@pytest.fixture(scope="module")
+def hosted(image: str, aws: Aws) -> variants.Endpoint:
+    made = part(
+        "hosted", endpoint="hosted", role_arn=images.role(aws, "host", "sagemaker"), image_uri=image, instance_type="ml.g6.xlarge",
+        instances=1,
+    )  # fmt: skip
+    return variants.Endpoint(made, ek.Platform(project="demo", stack="test", parts={"hosted": made}))
+
+
+def test_sagemaker_deploys_shifts_invokes_and_retires(
+    hosted: variants.Endpoint, versions: list[ek.ModelVersion], aws: Aws
+) -> None:
+    one, two, broken = versions
+    first = hosted.deploy(one)
+    assert (first.state, first.weight, first.instances) == ("ready", 0.0, 1)
+    with pytest.raises(ek.Unavailable, match="release"):
+        hosted.invoke({"x": 1.5})
+    hosted.shift({first.id: 100.0})
+    answer = hosted.invoke({"x": 1.5})
+    assert (answer.body, answer.revision) == ({"y": 3.0}, first.id)
+    second = hosted.deploy(two)
+    assert hosted.invoke({"x": 1.5}, revision=second.id).body == {"y": 4.5}
+    with pytest.raises(ek.ModelFailed, match="ping health check") as failed:
+        hosted.deploy(broken)
+    assert "JSONDecodeError" in failed.value.tail
+    assert {found.id: found.weight for found in hosted.revisions()} == {first.id: 100.0, second.id: 0.0}
+    with pytest.raises(ek.SpecError, match="x"):
+        hosted.invoke({"x": "many"})
+    hosted.shift({first.id: 50.0, second.id: 50.0})
+    assert {hosted.invoke({"x": 1.0}).body["y"] for _ in range(40)} == {2.0, 3.0}
+    hosted.shift({second.id: 100.0})
+    hosted.retire(first.id)
+    assert [one.id for one in hosted.revisions()] == [second.id]
+    assert hosted.invoke({"x": 1.5}).body == {"y": 4.5}

@@ -20,8 +20,8 @@ from typing import Any
 import boto3
 import yaml
 from moto.codebuild.models import codebuild_backends
-from moto.sts.models import sts_backends
 
+from ekiben.emulators.aws import roles
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.docker import FOLDER_VARIABLE
 from ekiben.emulators.aws.log_streams import Log
@@ -87,10 +87,12 @@ class Builds:
         project.service_role = project.project_metadata["serviceRole"]
         return Answer.of({"project": project.project_metadata})
 
-    def close(self) -> None:
+    def reset(self) -> None:
+        """End those that run."""
         for running in list(self._running.values()):
             running.stop()
             running.ended.wait()
+        self._running.clear()
 
     def _records(self, call: Call) -> list[dict[str, Any]]:
         history = codebuild_backends[call.account][call.region].build_metadata_history
@@ -122,13 +124,7 @@ class Running:
         self._id = str(record["id"]).partition(":")[2]
         self._folder, self._bin = folder / self._id, folder / "bin"
         (self._folder / "home").mkdir(parents=True)
-        assumed = sts_backends[account]["aws"].assume_role(
-            region, "CodeBuild", str(project["serviceRole"]), "", 43200, ""
-        )
-        self._keys = {
-            "AWS_ACCESS_KEY_ID": assumed.access_key_id, "AWS_SECRET_ACCESS_KEY": assumed.secret_access_key,
-            "AWS_SESSION_TOKEN": assumed.session_token,
-        }  # fmt: skip
+        self._keys = roles.credentials(account, region, str(project["serviceRole"]), "CodeBuild")
         self._ward: Ward | None = None
         self._stopping, self.ended = threading.Event(), threading.Event()
         told = (project.get("logsConfig") or {}).get("cloudWatchLogs") or {}

@@ -20,6 +20,7 @@ from ekiben.emulators.aws.alarms import Alarms
 from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.clock import Clock
+from ekiben.emulators.aws.endpoints import Endpoints
 from ekiben.emulators.aws.function_urls import PREFIX, Urls
 from ekiben.emulators.aws.functions import Functions
 from ekiben.emulators.aws.images import Images
@@ -46,6 +47,7 @@ class Edge:
         self._clock = Clock(self._functions)
         self._alarms = Alarms(self._functions)
         self._jobs = Jobs(state_dir / "training", url, self.moto)
+        self._endpoints = Endpoints(state_dir / "endpoints", url, images, self.moto)
         self._actions: dict[tuple[str, str], Addition] = {
             ("budgets", "CreateBudget"): partial(budgets.create, self.moto),
             ("budgets", "UpdateBudget"): budgets.update,
@@ -58,13 +60,18 @@ class Edge:
             ("codebuild", "UpdateProject"): self._builds.update_project,
             ("sagemaker", "CreateTrainingJob"): self._jobs.create,
             ("sagemaker", "StopTrainingJob"): self._jobs.stop,
-            ("sagemaker", "UpdateEndpoint"): sagemaker.update_endpoint,
+            ("sagemaker", "CreateModel"): self._endpoints.create_model,
+            ("sagemaker", "CreateEndpointConfig"): self._endpoints.create_config,
+            ("sagemaker", "CreateEndpoint"): self._endpoints.create,
+            ("sagemaker", "UpdateEndpoint"): self._endpoints.update,
+            ("sagemaker", "UpdateEndpointWeightsAndCapacities"): self._endpoints.shift,
+            ("sagemaker", "DeleteEndpoint"): self._endpoints.delete,
             ("sagemaker", "DeleteModelPackage"): sagemaker.delete_model_package,
             ("sagemaker", "DeleteModelPackageGroup"): sagemaker.delete_model_package_group,
         }
         self._routes: list[tuple[str, str, re.Pattern[str], Addition]] = [
             ("s3", "GET", re.compile(r"/[^/]+/?"), partial(buckets.show_notifications, self.moto)),
-            ("sagemaker", "POST", re.compile(r"/endpoints/[^/]+/invocations"), sagemaker.invoke_endpoint),
+            ("sagemaker", "POST", re.compile(r"/endpoints/[^/]+/invocations"), self._endpoints.invoke),
             ("lambda", "POST", re.compile(r"/2015-03-31/functions/[^/]+/invocations"), self._functions.invoke),
             ("lambda", "POST", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.create),
             ("lambda", "PUT", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.update),
@@ -95,6 +102,8 @@ class Edge:
         """Everything gone, and nothing left running, as in a new account."""
         self._jobs.close()
         self._functions.reset()
+        self._builds.reset()
+        self._endpoints.reset()
         moto_api_backend.reset()
 
     def close(self) -> None:
@@ -102,7 +111,8 @@ class Edge:
         self._clock.close()
         self._alarms.close()
         self._jobs.close()
-        self._builds.close()
+        self._builds.reset()
+        self._endpoints.close()
         self._functions.close()
 
     def _answer(self, call: Call) -> Answer | None:

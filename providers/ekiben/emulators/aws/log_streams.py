@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -31,11 +32,15 @@ class Log:
     def __init__(self, path: Path, group: str, stream: str, account: str, region: str) -> None:
         self.path, self._where = path, (account, region, group, stream)
         self._offset = 0
+        self._lock = threading.Lock()
         logs_backends[account][region].ensure_log_group(group)
 
     def send(self, *, last: bool = False) -> None:
-        if not self.path.exists():
-            return
+        with self._lock:
+            if self.path.exists():
+                self._send(last)
+
+    def _send(self, last: bool) -> None:
         with self.path.open("rb") as file:
             file.seek(self._offset)
             data = file.read(CHUNK_BYTES)

@@ -1,7 +1,8 @@
-"""SageMaker calls that moto lacks, and the one that it answers for endpoints that do not exist."""
+"""SageMaker calls that moto lacks, and what its tables hold of endpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from moto.core.utils import utcnow
@@ -10,19 +11,41 @@ from moto.sagemakerruntime.models import sagemakerruntime_backends
 
 from ekiben.emulators.aws.call import Answer, Call, Refused
 
-__all__ = ["delete_model_package", "delete_model_package_group", "invoke_endpoint", "update_endpoint"]
+__all__ = [
+    "answers_are_set",
+    "asked_of_update",
+    "configure",
+    "delete_model_package",
+    "delete_model_package_group",
+    "known",
+    "update_endpoint",
+]
 
 
 def update_endpoint(call: Call) -> Answer:
     """The endpoint has the new configuration at once, as one that is created has."""
-    asked, backend = call.json, sagemaker_backends[call.account][call.region]
-    endpoint: Any = _known(backend.endpoints, asked, "EndpointName", call, "endpoint")
-    config = _known(backend.endpoint_configs, asked, "EndpointConfigName", call, "endpoint-config")
-    told = config.response_object
+    endpoint, config = asked_of_update(call)
+    configure(endpoint, config, call.json)
+    return Answer.of({"EndpointArn": endpoint.arn})
+
+
+def asked_of_update(call: Call) -> tuple[Any, dict[str, Any]]:
+    """The endpoint of an UpdateEndpoint, and the configuration that it is to have. Raises Refused."""
+    config: Any = known(call, "EndpointConfigName", "endpoint-config")
+    return known(call, "EndpointName", "endpoint"), dict(config.response_object)
+
+
+def configure(endpoint: Any, config: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> None:
+    """Put a configuration into an endpoint's record. asked: what an UpdateEndpoint says of what is retained."""
+    asked = asked or {}
     before = {one["VariantName"]: one for one in endpoint.production_variants}
-    endpoint.endpoint_config_name = asked["EndpointConfigName"]
-    endpoint.production_variants = endpoint._process_production_variants(told["ProductionVariants"])
-    endpoint.data_capture_config = told.get("DataCaptureConfig")
+    endpoint.endpoint_config_name = config["EndpointConfigName"]
+    endpoint.production_variants = endpoint._process_production_variants(config["ProductionVariants"])
+    for variant, told in zip(endpoint.production_variants, config["ProductionVariants"], strict=True):
+        # Moto takes a weight of 0 for none.
+        variant |= dict.fromkeys(("CurrentWeight", "DesiredWeight"), float(told.get("InitialVariantWeight", 1.0)))
+    endpoint.shadow_production_variants = config.get("ShadowProductionVariants")
+    endpoint.data_capture_config = config.get("DataCaptureConfig")
     endpoint.last_modified_time = utcnow()
     if asked.get("RetainAllVariantProperties"):
         left = {one["VariantPropertyType"] for one in asked.get("ExcludeRetainedVariantProperties", ())}
@@ -33,7 +56,6 @@ def update_endpoint(call: Call) -> Answer:
                 old = before.get(variant["VariantName"], {})
                 if kind not in left:
                     variant |= {key: old[key] for key in keys if key in old}
-    return Answer.of({"EndpointArn": endpoint.arn})
 
 
 def delete_model_package(call: Call) -> Answer:
@@ -64,22 +86,17 @@ def delete_model_package_group(call: Call) -> Answer | None:
     return Answer.of({})
 
 
-def invoke_endpoint(call: Call) -> Answer | None:
-    """Refused for an endpoint that does not exist, and for one that does: its image does not run here.
-
-    Answers that were set for a test (moto's own `/moto-api/static/sagemaker/endpoint-results`) come from moto.
-    """
-    name = call.path.split("/")[2]
-    if name not in sagemaker_backends[call.account][call.region].endpoints:
-        raise Refused("ValidationError", f"Endpoint {name} of account {call.account} not found.")
+def answers_are_set(call: Call, name: str) -> bool:
+    """Has a test set what the endpoint is to answer, by moto's own `/moto-api/static/sagemaker/endpoint-results`?"""
     runtime = sagemakerruntime_backends[call.account][call.region]
-    if runtime.results_queue or name in runtime.results:
-        return None
-    raise Refused("ModelError", f"the emulator does not run the image of the endpoint {name}", 424)
+    return bool(runtime.results_queue or name in runtime.results)
 
 
-def _known(table: Any, asked: dict[str, Any], key: str, call: Call, kind: str) -> Any:
-    name = str(asked.get(key))
+def known(call: Call, key: str, kind: str) -> Any:
+    """The endpoint or configuration that a call names. Raises Refused."""
+    backend = sagemaker_backends[call.account][call.region]
+    table: Any = backend.endpoints if kind == "endpoint" else backend.endpoint_configs
+    name = str(call.json.get(key))
     if name not in table:
         arn = f"arn:aws:sagemaker:{call.region}:{call.account}:{kind}/{name}"
         raise Refused("ValidationException", f'Could not find {kind.replace("-", " ")} "{arn}".')
