@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+import ekiben as ek
+from ekiben import packing
 from ekiben.emulators.aws import Server
 from ekiben.emulators.aws.install import install
 from ekiben.engine import pulumi_cli
 from ekiben.testing import EmulatedAws as Aws
+
+from . import images
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +82,35 @@ def cli() -> pulumi_cli.Cli:
 @pytest.fixture
 def project(tmp_path: Path, cli: pulumi_cli.Cli, server: Server) -> Project:
     return Project(tmp_path.resolve(), cli, server)
+
+
+@pytest.fixture(scope="session")
+def builds(aws: Aws) -> Aws:
+    """With a project that builds images."""
+    images.prepare(aws)
+    return aws
+
+
+@pytest.fixture(scope="session")
+def image(builds: Aws) -> str:
+    """The URI of the environment image of the conformance suite's bento, by its digest."""
+    context = packing.environment_image(packing.template(images.BENTO))
+    built = images.build(builds, context.path, context.sha256)
+    assert built["buildStatus"] == "SUCCEEDED", images.said(builds, built)
+    return images.uri(builds, context.sha256)
+
+
+@pytest.fixture(scope="session")
+def small(builds: Aws, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of an image that answers at once, by its tag."""
+    context = images.context(tmp_path_factory.mktemp("small"), "small", images.SMALL)
+    built = images.build(builds, context, "small")
+    assert built["buildStatus"] == "SUCCEEDED", images.said(builds, built)
+    return f"{images.ACCOUNT}/{images.REPOSITORY}:small"
+
+
+@pytest.fixture(scope="session")
+def versions(aws: Aws, image: str, tmp_path_factory: pytest.TempPathFactory) -> list[ek.ModelVersion]:
+    """Of that bento two that predict, and one that does not start."""
+    folder = tmp_path_factory.mktemp("bentos")
+    return [images.version(aws, folder, number, slope) for number, slope in ((1, 2.0), (2, 3.0), (3, None))]

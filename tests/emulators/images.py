@@ -4,15 +4,70 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.packing.image import BUILDSPEC
+
+# A server of the standard library alone. What it is asked shows in its log; who it is, in its answer.
+SMALL = {
+    "Dockerfile": """\
+FROM public.ecr.aws/docker/library/python:3.12-slim
+COPY server.py /opt/server.py
+ENV GREETING=hello
+USER 65532:65532
+ENTRYPOINT ["python", "/opt/server.py"]
+CMD ["alone"]
+""",
+    "server.py": """\
+import json, os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.answer(200, {})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        print("asked", self.path, json.dumps(asked), flush=True)
+        time.sleep(asked.get("s", 0))
+        if "status" in asked:
+            return self.answer(asked["status"], {"error": "as asked"})
+        if asked.get("die"):
+            os._exit(9)
+        self.answer(200, {"name": os.environ.get("NAME"), "greeting": os.environ["GREETING"], "pid": os.getpid(),
+                          "words": sys.argv[1:], "accept": self.headers.get("Accept"), "mine": model()})
+
+    def answer(self, status, value):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Amzn-SageMaker-Custom-Attributes", self.headers.get("X-Amzn-SageMaker-Custom-Attributes", ""))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+def model():
+    place = os.path.join(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"), "model", "model.txt")
+    return open(place).read() if os.path.exists(place) else ""
+
+if os.environ.get("NAME") == "broken":
+    sys.exit("I do not start")
+ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+""",
+}
 
 BENTO = Path(__file__).parents[1] / "rigs" / "project" / "bentos" / "tiny"
-BUCKET, PROJECT, REPOSITORY = "lake", "images", "tiny"
+BUCKET, PROJECT, REPOSITORY = "predictions", "images", "tiny"
 ACCOUNT = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 PATIENCE_S = 120.0
 
@@ -49,22 +104,44 @@ def prepare(aws: Any) -> None:
     )  # fmt: skip
 
 
-def build(aws: Any, context: packing.Bundle, tag: str = "") -> dict[str, Any]:
-    """Build a context; the build when it has ended."""
-    key = f"code/{context.path.name}"
-    aws.s3.upload_file(str(context.path), BUCKET, key)
-    name = f"{ACCOUNT}/{REPOSITORY}:{tag or context.sha256}"
+def start(aws: Any, context: Path, tag: str) -> str:
+    """Start the build of a context; its id."""
+    aws.s3.upload_file(str(context), BUCKET, f"code/{context.name}")
     started = aws.codebuild.start_build(
-        projectName=PROJECT, sourceLocationOverride=f"{BUCKET}/{key}",
-        environmentVariablesOverride=[{"name": "IMAGE", "value": name}],
+        projectName=PROJECT, sourceLocationOverride=f"{BUCKET}/code/{context.name}",
+        environmentVariablesOverride=[{"name": "IMAGE", "value": f"{ACCOUNT}/{REPOSITORY}:{tag}"}],
     )["build"]  # fmt: skip
     assert started["buildStatus"] == "IN_PROGRESS"
+    return str(started["id"])
+
+
+def build(aws: Any, context: Path, tag: str) -> dict[str, Any]:
+    """Build a context; the build when it has ended."""
+    return over(aws, start(aws, context, tag))
+
+
+def over(aws: Any, id: str) -> dict[str, Any]:
+    """A build when it has ended."""
 
     def ended() -> dict[str, Any]:
-        found: dict[str, Any] = aws.codebuild.batch_get_builds(ids=[started["id"]])["builds"][0]
+        found: dict[str, Any] = aws.codebuild.batch_get_builds(ids=[id])["builds"][0]
         return found if found["buildComplete"] else {}
 
     return dict(until(ended, "the build ends"))
+
+
+def context(folder: Path, name: str, files: Mapping[str, str]) -> Path:
+    """A build context of these files, with the buildspec of the environment images."""
+    with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+        for path, text in {"buildspec.yml": BUILDSPEC, **files}.items():
+            archive.writestr(path, text)
+    return folder / f"{name}.zip"
+
+
+def uri(aws: Any, tag: str) -> str:
+    """Of the image with this tag, by its digest."""
+    (found,) = aws.ecr.describe_images(repositoryName=REPOSITORY, imageIds=[{"imageTag": tag}])["imageDetails"]
+    return f"{ACCOUNT}/{REPOSITORY}@{found['imageDigest']}"
 
 
 def said(aws: Any, build: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from .test_functions import ROLE
 pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated in favor of:DeprecationWarning")
 
 SIGNATURE = "4dabf18193072939515e22adb298388d"
-IMAGE = "1.dkr.ecr.us-east-1.amazonaws.com/x:1"
+
 
 
 def archive(text: str) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def test_a_function_and_what_belongs_to_it(plugin: Plugin, aws: Aws) -> None:
         resource.delete()
 
 
-def test_an_endpoint_moves_to_another_configuration(plugin: Plugin, aws: Aws) -> None:
+def test_an_endpoint_moves_to_another_configuration(plugin: Plugin, aws: Aws, small: str) -> None:
     group = Resource(
         plugin,
         "aws:sagemaker/modelPackageGroup:ModelPackageGroup",
@@ -165,7 +165,7 @@ def test_an_endpoint_moves_to_another_configuration(plugin: Plugin, aws: Aws) ->
     )
     model = Resource(
         plugin, "aws:sagemaker/model:Model", executionRoleArn=ROLE,
-        primaryContainer={"image": IMAGE, "environment": {"aB": "1"}}, tags={"a": "1"},
+        primaryContainer={"image": small, "environment": {"aB": "1"}}, tags={"a": "1"},
     )  # fmt: skip
     variant: dict[str, Any] = {"variantName": "v", "modelName": model.id, "initialInstanceCount": 1}
     variant |= {"instanceType": "ml.m5.large", "initialVariantWeight": 1}

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import ekiben as ek
-from ekiben import packing
-from ekiben.aws import endpoint as lambdas
-from ekiben.aws import variants
-from ekiben.emulators.aws import Server
+from ekiben.aws import endpoint as lambdas, variants
 
 from . import images
 from .conftest import Aws
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _environment(server: Server) -> Iterator[None]:
-    """The run face finds the emulator as a user's program does."""
-    with pytest.MonkeyPatch.context() as env:
-        for name, value in server.environment.items():
-            env.setenv(name, value)
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _clean_environment() -> None:
-    """Here it stays."""
-
-
-@pytest.fixture(scope="module")
-def image(aws: Aws) -> str:
-    """The URI of the environment's image, by its digest."""
-    images.prepare(aws)
-    context = packing.environment_image(packing.template(images.BENTO))
-    built = images.build(aws, context)
-    assert built["buildStatus"] == "SUCCEEDED", images.said(aws, built)
-    (found,) = aws.ecr.describe_images(repositoryName=images.REPOSITORY)["imageDetails"]
-    assert found["imageTags"] == [context.sha256]
-    return f"{images.ACCOUNT}/{images.REPOSITORY}@{found['imageDigest']}"
-
-
-@pytest.fixture(scope="module")
-def versions(aws: Aws, image: str, tmp_path_factory: pytest.TempPathFactory) -> list[ek.ModelVersion]:
-    """Two that predict, and one that does not start."""
-    folder = tmp_path_factory.mktemp("bentos")
-    return [images.version(aws, folder, number, slope) for number, slope in ((1, 2.0), (2, 3.0), (3, None))]
+    """The run face finds the emulator as a user's program does."""
 
 
 def part(name: str, **facts: Any) -> ek.Part:

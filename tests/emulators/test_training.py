@@ -154,29 +154,8 @@ def test_two_instances_see_each_other_and_make_one_model(aws: Aws, bucket: str) 
     assert [one["Key"].rpartition("/")[2] for one in found] == ["algo-1", "algo-2"]
 
 
-def test_endpoints_and_packages_do_what_moto_lacks(aws: Aws) -> None:
-    client, runtime = aws.sagemaker, aws.sagemaker_runtime
-    with pytest.raises(ClientError, match="not found"):
-        runtime.invoke_endpoint(EndpointName="absent", Body=b"{}")
-    client.create_model(
-        ModelName="m", ExecutionRoleArn="arn:aws:iam::123456789012:role/trainer", PrimaryContainer={"Image": "i"}
-    )
-    for name, weight in (("one", 1.0), ("two", 0.5)):
-        client.create_endpoint_config(
-            EndpointConfigName=name,
-            ProductionVariants=[{
-                "VariantName": "v", "ModelName": "m", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large",
-                "InitialVariantWeight": weight,
-            }],
-        )  # fmt: skip
-    client.create_endpoint(EndpointName="e", EndpointConfigName="one")
-    with pytest.raises(ClientError, match="Could not find endpoint config"):
-        client.update_endpoint(EndpointName="e", EndpointConfigName="none")
-    client.update_endpoint(EndpointName="e", EndpointConfigName="two")
-    told = client.describe_endpoint(EndpointName="e")
-    assert (told["EndpointConfigName"], told["ProductionVariants"][0]["CurrentWeight"]) == ("two", 0.5)
-    with pytest.raises(ClientError, match="does not run the image"):
-        runtime.invoke_endpoint(EndpointName="e", Body=b"{}")
+def test_packages_do_what_moto_lacks(aws: Aws) -> None:
+    client = aws.sagemaker
     client.create_model_package_group(ModelPackageGroupName="g")
     package = client.create_model_package(ModelPackageGroupName="g", ModelPackageDescription="d")["ModelPackageArn"]
     with pytest.raises(ClientError, match="still contains packages"):

@@ -60,6 +60,7 @@ class Edge:
             ("codebuild", "UpdateProject"): self._builds.update_project,
             ("sagemaker", "CreateTrainingJob"): self._jobs.create,
             ("sagemaker", "StopTrainingJob"): self._jobs.stop,
+            ("ecr", "PutImage"): images.put,
             ("sagemaker", "CreateModel"): self._endpoints.create_model,
             ("sagemaker", "CreateEndpointConfig"): self._endpoints.create_config,
             ("sagemaker", "CreateEndpoint"): self._endpoints.create,

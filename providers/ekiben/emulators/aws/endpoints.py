@@ -1,7 +1,7 @@
 """SageMaker's endpoints that predict: models, configurations and endpoints in moto's tables, and what they run.
 
-What moto makes InService at once is Creating until every instance answers /ping, and Failed, with the reason, where one does not. An
-endpoint that is changed goes on with what it has until the new variants answer, and stays as it was where they do not.
+What moto makes InService at once is Creating until every instance answers /ping, and Failed, with the reason, where one does not.
+An endpoint that is changed goes on with what it has until the new variants answer, and stays as it was where they do not.
 """
 
 from __future__ import annotations

@@ -122,15 +122,18 @@ class Fleet:
 
     def ask(self, body: bytes, headers: Mapping[str, str], closing: threading.Event) -> Reply:
         """POST /invocations to one of them. Raises Gone, Busy, StartFailed, and what `Container.ask` raises."""
-        instance = self._taken(closing)
-        try:
-            return instance.container.ask("POST", "/invocations", headers, body, MODEL_S)
-        finally:
-            with self._lock:
-                instance.busy -= 1
-                instance.used_at = time.monotonic()
-                self._lock.notify_all()
-            instance.log.send()
+        while True:
+            instance = self._taken(closing)
+            try:
+                return instance.container.ask("POST", "/invocations", headers, body, MODEL_S)
+            except ConnectionRefusedError:  # it has just ended, and nothing was sent
+                instance.container.ward.kill()
+            finally:
+                with self._lock:
+                    instance.busy -= 1
+                    instance.used_at = time.monotonic()
+                    self._lock.notify_all()
+                instance.log.send()
 
     def sweep(self) -> None:
         """End what nobody has used for long, of a serverless one."""

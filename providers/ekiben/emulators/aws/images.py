@@ -17,6 +17,7 @@ from typing import Any
 
 from moto.ecr.models import ecr_backends
 
+from ekiben.emulators.aws.call import Call, Refused
 from ekiben.emulators.aws.dockerfile import ADAPTER, CONFIG, LOCK, ROOT
 from ekiben.station import environments
 
@@ -106,6 +107,18 @@ class Images:
         if digest not in self._known:
             self._known[digest] = Image(digest, self.place(json.loads(stored.image_manifest)))
         return self._known[digest]
+
+    def put(self, call: Call) -> None:
+        """PutImage, before moto: of a tag that is there and may not move it says that the image is there. Raises Refused."""
+        asked = call.json
+        repository = ecr_backends[call.account][call.region].repositories.get(str(asked.get("repositoryName")))
+        for image in repository.images if repository and repository.is_tag_immutable() else ():
+            if asked.get("imageTag") in image.image_tags and image.image_manifest != asked.get("imageManifest"):
+                told = f"The image tag '{asked['imageTag']}' already exists in the '{asked['repositoryName']}' repository and"
+                raise Refused(
+                    "ImageTagAlreadyExistsException",
+                    f"{told} cannot be overwritten because the repository is immutable.",
+                )
 
     def _stored(self, uri: str) -> Any:
         named = URI.fullmatch(uri)

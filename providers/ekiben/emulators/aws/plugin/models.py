@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ __all__ = ["KINDS"]
 
 NAMES = {"volumeSizeInGb": "VolumeSizeInGB", "maxConcurrency": "MaxConcurrency", "memorySizeInMb": "MemorySizeInMB"}
 KEEP = ("environment",)
+LOOK_S = 0.2
 
 
 def _sagemaker(
@@ -19,9 +21,13 @@ def _sagemaker(
     call: str,
     *takes: str,
     update: Callable[[Aws, str, Props, Props], None] | None = None,
+    made: Callable[[Aws, str], None] = lambda aws, id: None,
     **more: Any,
 ) -> Kind:
-    """A thing of SageMaker whose id is its name. label: what the API calls its name and ARN by; call: its three calls."""
+    """A thing of SageMaker whose id is its name. label: what the API calls its name and ARN by; call: its three calls.
+
+    made: waits until it is there.
+    """
     name_in = more.pop("name_in", "name")
 
     def make(aws: Aws, props: Props) -> str:
@@ -30,6 +36,7 @@ def _sagemaker(
         getattr(aws.client("sagemaker"), f"create_{call}")(
             **{f"{label}Name": props[name_in]}, **asked, **({"Tags": tags} if tags else {})
         )
+        made(aws, props[name_in])
         return str(props[name_in])
 
     def read(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
@@ -63,6 +70,18 @@ def _sagemaker(
 def _move(aws: Aws, id: str, old: Props, new: Props) -> None:
     if old.get("endpointConfigName") != new["endpointConfigName"]:
         aws.client("sagemaker").update_endpoint(EndpointName=id, EndpointConfigName=new["endpointConfigName"])
+        _in_service(aws, id)
+
+
+def _in_service(aws: Aws, id: str) -> None:
+    """Wait until nothing changes the endpoint. Raises ValueError where it is not as it was asked to be."""
+    while (told := aws.client("sagemaker").describe_endpoint(EndpointName=id))["EndpointStatus"] in (
+        "Creating",
+        "Updating",
+    ):
+        time.sleep(LOOK_S)
+    if told["EndpointStatus"] != "InService" or told.get("FailureReason"):
+        raise ValueError(f"the endpoint {id} is {told['EndpointStatus']}: {told.get('FailureReason')}")
 
 
 def _make_repository(aws: Aws, props: Props) -> str:
@@ -130,7 +149,7 @@ KINDS = [
     ),
     _sagemaker(
         "aws:sagemaker/endpoint:Endpoint", "Endpoint", "endpoint", "endpointConfigName",
-        changes={"endpointConfigName"}, update=_move,
+        changes={"endpointConfigName"}, update=_move, made=_in_service,
     ),
     Kind(
         type="aws:ecr/repository:Repository",
