@@ -20,7 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated in favor 
 SIGNATURE = "4dabf18193072939515e22adb298388d"
 
 
-
 def archive(text: str) -> dict[str, Any]:
     asset = {SIGNATURE: "c44067f5952c0a294b673a41bacd8c17", "text": text, "hash": text}
     return {SIGNATURE: "0def7320c3a5731c473e5ecbe6d01bc7", "assets": {"main.py": asset}, "hash": text}
