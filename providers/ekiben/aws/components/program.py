@@ -24,6 +24,7 @@ from ekiben.packing import Bundle
 from ekiben.records import Platform
 
 if TYPE_CHECKING:
+    from ekiben.aws.components.images import Builder
     from ekiben.aws.components.storage import Storage
 
 __all__ = [
@@ -42,14 +43,16 @@ __all__ = [
 Statement = Mapping[str, Any]
 
 LOG_DAYS = 30
+CONTENT = {"tar": "application/x-tar", "zip": "application/zip"}
 
 
 @dataclass
 class Program:
-    """What one run of a Pulumi program has made so far: its storages by name, and its event bus."""
+    """What one run of a Pulumi program has made so far: its storages and what builds its images by name, and its event bus."""
 
     monitor: Any
     storages: dict[str, Storage] = field(default_factory=dict)
+    builders: dict[str, Builder] = field(default_factory=dict)
     bus: aws.cloudwatch.EventBus | None = None
 
 
@@ -117,14 +120,15 @@ class Aws(Component[Any]):
 
     def upload(self, bundle: Bundle, storage: Storage, suffix: str) -> pulumi.Output[str]:
         """The s3:// URI of an archive, under its own hash. A newer one does not delete it: models were made from it."""
-        key = f"code/{bundle.sha256}.tar"
+        kind = bundle.path.suffix.removeprefix(".")
+        key = f"code/{bundle.sha256}.{kind}"
         held = aws.s3.BucketObjectv2(
             self.name + suffix,
             bucket=storage.bucket.bucket,
             key=key,
             source=pulumi.FileAsset(str(bundle.path)),
             source_hash=bundle.sha256,
-            content_type="application/x-tar",
+            content_type=CONTENT[kind],
             tags=self.tags,
             opts=self.opts(retain=True, depends_on=storage.settings),
         )

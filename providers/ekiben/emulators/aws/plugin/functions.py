@@ -17,7 +17,7 @@ SETTINGS = (
 )  # fmt: skip
 PERMISSION = (
     "action", "principal", "sourceArn", "sourceAccount", "statementId", "qualifier", "functionUrlAuthType", "eventSourceToken",
-    "principalOrgId",
+    "principalOrgId", "invokedViaFunctionUrl",
 )  # fmt: skip
 NAMES = {"principalOrgId": "PrincipalOrgID", "authorizationType": "AuthType"}
 
@@ -150,9 +150,15 @@ def _allow(aws: Aws, props: Props) -> str:
 
 
 def _read_permission(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
-    asked = {"FunctionName": props["function"], **whole(props, "qualifier")}
-    told = found(aws.client("lambda").get_policy, **asked)
-    statements = json.loads(told["Policy"])["Statement"] if told else []
+    client = aws.client("lambda")
+    statements: list[dict[str, Any]] = []
+    # moto keeps them with the version that the alias stood for when they were added.
+    for asked in (
+        {"FunctionName": props["function"], **whole(props, "qualifier")},
+        {"FunctionName": props["function"]},
+    ):
+        told = found(client.get_policy, **asked)
+        statements += json.loads(told["Policy"])["Statement"] if told else []
     if not any(one["Sid"] == id for one in statements):
         return None
     return {"function": props["function"], "statementId": id}
