@@ -76,6 +76,10 @@ class Recorded(pulumi.runtime.Mocks):
             outputs["arn"] = arn.format(name=outputs[key], account=ACCOUNT, region=REGION)
         if args.typ == "aws:sqs/queue:Queue":
             outputs["url"] = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{outputs['name']}"
+        if args.typ == "aws:ecr/repository:Repository":
+            outputs["repositoryUrl"] = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{outputs['name']}"
+        if args.typ == "ekiben:aws:Image":
+            outputs["image_uri"] = f"{args.inputs['repository_url']}@sha256:{args.inputs['tag']}"
         if args.typ == "aws:lambda/functionUrl:FunctionUrl":
             outputs["functionUrl"] = f"https://{args.name}.lambda-url.{REGION}.on.aws/"
         return f"{args.name}-id", outputs

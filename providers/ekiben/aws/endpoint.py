@@ -43,7 +43,10 @@ from ekiben.records import (
 )
 from ekiben.revisions import check_tag, check_weights, revision_id
 
-__all__ = ["Endpoint"]
+__all__ = ["REVISION_VARIABLES", "Endpoint"]
+
+# What a deployment says in the function's environment, and the program therefore leaves alone.
+REVISION_VARIABLES = ("EKIBEN_BENTO", "EKIBEN_DIGEST", "EKIBEN_REVISION", "EKIBEN_MODEL_VERSION", "EKIBEN_DEPLOYED_AT")
 
 DESCRIBED = re.compile(r"(v\d+-[0-9a-f]{8}) (\S+:\d+) ([0-9a-f]{64})")
 TAG_PREFIX = "tag-"
@@ -76,12 +79,9 @@ class Endpoint(runtime.Endpoint):
             there = None
         if there is None:
             check_bytes(self._storage, version, operation)
-            variables = {
-                "EKIBEN_BENTO": version.bento_uri,
-                "EKIBEN_DIGEST": version.digest,
-                # Without a difference to the last version, also one that is gone, Lambda publishes nothing.
-                "EKIBEN_DEPLOYED_AT": now(),
-            }
+            # Without a difference to the last version, also one that is gone, Lambda publishes nothing: that is the time.
+            told = (version.bento_uri, version.digest, id, version.id, now())
+            variables = dict(zip(REVISION_VARIABLES, told, strict=True))
             mine = self._function.publish(operation, f"{id} {version.id} {version.digest}", variables)
             # Of two at once that made one each the first is the revision; each takes back its own.
             if (first := self._numbers(operation).get(id, [mine])[0]) != mine:

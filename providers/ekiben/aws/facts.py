@@ -108,7 +108,8 @@ class VariantsFacts(Record):
     the first deployment, and so are its models and configurations, with the platform's tags.
 
     image_uri: an image whose `serve` is `ekiben serve`; role_arn: what its models run as. instances: of each variant; where
-    max_instances is more, those with traffic scale up to it by `concurrency` requests at once. The rest as in `EndpointFacts`.
+    max_instances is more, those with traffic scale up to it by `concurrency` requests at once. variables: what each model's
+    environment has beside its bento. The rest as in `EndpointFacts`.
     """
 
     region: str
@@ -125,6 +126,7 @@ class VariantsFacts(Record):
     security_group_ids: list[str] = field(default_factory=list)
     kms_key: str = ""
     network_isolation: bool = False
+    variables: dict[str, str] = field(default_factory=dict)
     max_instances: int = 0
     concurrency: int = 8
 
@@ -148,6 +150,7 @@ class ServerlessFacts(Record):
     storage_uri: str
     template_uri: str
     template_sha256: str
+    variables: dict[str, str] = field(default_factory=dict)
     provisioned: int = 0
 
 

@@ -20,7 +20,7 @@ from ekiben.aws.logs import lines
 from ekiben.errors import AlreadyExists, EkibenError, ModelFailed, NotFound, ProviderError, Unavailable, Unsupported
 from ekiben.invocations import as_json, parsed, refusal
 from ekiben.records import ModelVersion, Prediction
-from ekiben.revisions import check_tag
+from ekiben.revisions import check_tag, revision_id
 
 __all__ = ["Hosting", "moment", "no_tags"]
 
@@ -39,10 +39,21 @@ class Hosting:
         self._cloud, self._part, self._tags = cloud, part, list(tags)
 
     def create_model(
-        self, operation: str, name: str, version: ModelVersion, *, role_arn: str, image_uri: str, **more: Any
+        self,
+        operation: str,
+        name: str,
+        version: ModelVersion,
+        *,
+        role_arn: str,
+        image_uri: str,
+        variables: Mapping[str, str],
+        **more: Any,
     ) -> None:
         """A model whose environment names the version's bento; silent where it is there. `more` goes to CreateModel as it is."""
-        environment = {"EKIBEN_BENTO": version.bento_uri, "EKIBEN_DIGEST": version.digest, "EKIBEN_VERSION": version.id}
+        environment = {
+            **variables, "EKIBEN_BENTO": version.bento_uri, "EKIBEN_DIGEST": version.digest,
+            "EKIBEN_MODEL_VERSION": version.id, "EKIBEN_REVISION": revision_id(version),
+        }  # fmt: skip
         request = {
             "ModelName": name, "ExecutionRoleArn": role_arn, "Tags": self._tags,
             "PrimaryContainer": {"Image": image_uri, "Environment": environment}, **more,

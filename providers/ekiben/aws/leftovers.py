@@ -8,15 +8,17 @@ from contextlib import suppress
 from typing import Any
 
 from ekiben.aws.client import Cloud
+from ekiben.aws.scaling import stay
 from ekiben.aws.training import ENDED, LOG_GROUP
 from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
 
-__all__ = ["LOG_GROUP", "RETENTION_DAYS", "delete_jobs", "delete_variants", "keep_group", "kept_group"]
+__all__ = ["ENDPOINT_LOGS", "LOG_GROUP", "RETENTION_DAYS", "delete_jobs", "delete_variants", "keep_group", "kept_group"]
 
 RETENTION_DAYS = 30
 STOP_TIMEOUT_S = 900.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 10.0
 OURS = "ekiben:platform"
+ENDPOINT_LOGS = "/aws/sagemaker/Endpoints/"
 
 
 def kept_group(cloud: Cloud) -> bool:
@@ -68,19 +70,29 @@ def delete_jobs(cloud: Cloud, scope: str) -> None:
 
 
 def delete_variants(cloud: Cloud, endpoint: str) -> None:
-    """Delete the endpoint of this name, and the configurations and models that were made for it."""
+    """Delete the endpoint of this name and those named after it, with their configurations, models, scaling and logs.
+
+    Raises Unavailable when one does not go.
+    """
     operation = f"delete the endpoint {endpoint}"
 
+    def endpoints() -> list[str]:
+        found = cloud.pages("sagemaker", "list_endpoints", operation, NameContains=endpoint)
+        return _ours(cloud, found, "Endpoint", endpoint, operation)
+
+    for name in endpoints():
+        with suppress(NotFound):
+            there = cloud.call("sagemaker", "describe_endpoint", operation, EndpointName=name)
+            for variant in there.get("ProductionVariants", []):
+                stay(cloud, operation, f"endpoint/{name}/variant/{variant['VariantName']}")
+
     def gone() -> bool:
-        try:
-            found = cloud.call("sagemaker", "describe_endpoint", operation, EndpointName=endpoint)
-        except NotFound:
-            return True
-        # One that is being made or changed cannot be deleted until that has ended.
-        if found["EndpointStatus"] != "Deleting":
+        left = endpoints()
+        for name in left:
+            # One that is being made or changed cannot be deleted until that has ended.
             with suppress(ProviderError):
-                cloud.call("sagemaker", "delete_endpoint", operation, EndpointName=endpoint)
-        return False
+                cloud.call("sagemaker", "delete_endpoint", operation, EndpointName=name)
+        return not left
 
     _wait(gone, operation, "it is not gone")
     configurations = cloud.pages("sagemaker", "list_endpoint_configs", operation, NameContains=endpoint)
@@ -91,13 +103,19 @@ def delete_variants(cloud: Cloud, endpoint: str) -> None:
     for name in _ours(cloud, models, "Model", endpoint, operation):
         with suppress(NotFound):
             cloud.call("sagemaker", "delete_model", operation, ModelName=name)
+    # The endpoint's own group is the program's, these are SageMaker's.
+    for group in list(
+        cloud.pages("logs", "describe_log_groups", operation, logGroupNamePrefix=f"{ENDPOINT_LOGS}{endpoint}-")
+    ):
+        with suppress(NotFound):
+            cloud.call("logs", "delete_log_group", operation, logGroupName=group["logGroupName"])
 
 
 def _ours(cloud: Cloud, found: Iterable[Any], kind: str, endpoint: str, operation: str) -> list[str]:
     """Of what is named after the endpoint what Ekiben has made: another one's name may begin the same."""
     names = []
     for one in found:
-        if one[f"{kind}Name"].startswith(f"{endpoint}-"):
+        if f"{one[f'{kind}Name']}-".startswith(f"{endpoint}-"):
             tags = cloud.call("sagemaker", "list_tags", operation, ResourceArn=one[f"{kind}Arn"])["Tags"]
             if any(tag["Key"] == OURS for tag in tags):
                 names.append(one[f"{kind}Name"])

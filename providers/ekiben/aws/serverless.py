@@ -56,7 +56,12 @@ class Endpoint(runtime.Endpoint):
         if there is None:
             check_bytes(self._storage, version, operation)
             self._hosting.create_model(
-                operation, name, version, role_arn=self._facts.role_arn, image_uri=self._facts.image_uri
+                operation,
+                name,
+                version,
+                role_arn=self._facts.role_arn,
+                image_uri=self._facts.image_uri,
+                variables=self._facts.variables,
             )
             configuration = self._hosting.configure(operation, self._facts.serverless, [self._variant(id)])
             there = self._hosting.put(operation, name, configuration, None)
@@ -80,7 +85,7 @@ class Endpoint(runtime.Endpoint):
             told, created_at = self._hosting.model(operation, self._own(id))
             found.append(
                 Revision(
-                    id=id, endpoint=self.part.name, version=told["EKIBEN_VERSION"], digest=told["EKIBEN_DIGEST"],
+                    id=id, endpoint=self.part.name, version=told["EKIBEN_MODEL_VERSION"], digest=told["EKIBEN_DIGEST"],
                     state=STATES.get(one["EndpointStatus"], "starting"), weight=100.0 if id == live else 0.0,
                     created_at=created_at,
                 )

@@ -127,6 +127,7 @@ class Endpoint(runtime.Endpoint):
             network["VpcConfig"] = {"Subnets": facts.subnet_ids, "SecurityGroupIds": facts.security_group_ids}
         self._hosting.create_model(
             operation, self._model(revision_id(version)), version, role_arn=facts.role_arn, image_uri=facts.image_uri,
+            variables=facts.variables,
             EnableNetworkIsolation=facts.network_isolation, **network,
         )  # fmt: skip
 
@@ -175,7 +176,7 @@ class Endpoint(runtime.Endpoint):
         id = variant["VariantName"]
         told, created_at = self._hosting.model(operation, self._model(id))
         return Revision(
-            id=id, endpoint=self.part.name, version=told["EKIBEN_VERSION"], digest=told["EKIBEN_DIGEST"], state="ready",
+            id=id, endpoint=self.part.name, version=told["EKIBEN_MODEL_VERSION"], digest=told["EKIBEN_DIGEST"], state="ready",
             weight=float(variant.get("CurrentWeight", 0.0)), instances=int(variant.get("CurrentInstanceCount", 0)),
             created_at=created_at,
         )  # fmt: skip

@@ -12,13 +12,15 @@ import pulumi_aws as aws
 from ekiben import components
 from ekiben.aws import SUPPORT, stock
 from ekiben.aws.backends import choose, instances
-from ekiben.aws.components.images import builder_of
+from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
 from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts, source_folder
 from ekiben.aws.components.resources import Variants
 from ekiben.aws.components.storage import Storage, storage_of
-from ekiben.aws.components.training import image_statements, pass_to, volume_statements
+from ekiben.aws.components.training import pass_to, volume_statements
 from ekiben.aws.endpoint import REVISION_VARIABLES
+from ekiben.aws.jobs import scope_of
+from ekiben.aws.leftovers import ENDPOINT_LOGS
 
 __all__ = [
     "BACKENDS",
@@ -31,11 +33,12 @@ __all__ = [
 ]
 
 LAMBDA, SAGEMAKER = "lambda.amazonaws.com", "sagemaker.amazonaws.com"
+# The role with which SageMaker scales.
+SCALER = "sagemaker.application-autoscaling.amazonaws.com"
+SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
 ALIAS = "live"
 # Room in /tmp for a bento, its archive, and predictions that wait for their storage; no more costs anything below 512.
 TMP_MIB = 2048
-# Endpoints are named by these and eight characters of Pulumi's: SageMaker's names have 63, of which a revision takes its own.
-ENDPOINT_CHARS = 40
 
 
 class Endpoint(Aws, components.Endpoint):
@@ -51,8 +54,8 @@ class Endpoint(Aws, components.Endpoint):
         self.where = network()
         backend = choose(self.name, self.spec, private=self.where.private)
         template = packing.template(source_folder(self, self.spec.bento))
-        storage = storage_of(self, self.registry.storage)
-        self.image_uri = builder_of(self, self.registry).image(packing.environment_image(template)).image_uri
+        storage, builder = storage_of(self, self.registry.storage), builder_of(self, self.registry)
+        self.image_uri = builder.image(packing.environment_image(template)).image_uri
         known = {
             "region": self.region,
             "model": self.spec.model,
@@ -132,12 +135,7 @@ def on_lambda(endpoint: Endpoint, storage: Storage) -> Made:
     if open_to_all:
         _open(endpoint, function, alias)
     endpoint.ref = function.arn
-    made = {
-        "function": function.name,
-        "alias": alias.name,
-        "log_group": log.name,
-        "url": url.function_url,
-    }
+    made = {"function": function.name, "alias": alias.name, "log_group": log.name, "url": url.function_url}
     return made, pulumi.Output.from_input(function.arn).apply(
         lambda arn: [*function_statements(arn), *measure_statements()]
     )
@@ -156,48 +154,141 @@ def _open(endpoint: Endpoint, function: aws.lambda_.Function, alias: aws.lambda_
 
 def on_instances(endpoint: Endpoint, storage: Storage) -> Made:
     """A name and a role: SageMaker has no endpoint without a model, so the first deployment makes it."""
-    name, spec, where, key = endpoint.name, endpoint.spec, endpoint.where, storage.spec.kms_key
-    log, called = hosted(endpoint, storage, "/aws/sagemaker/Endpoints")
-    role = endpoint.identity
-    assert role is not None
-    resources = spec.resources
-    count = instances(choose(name, spec, private=where.private), spec)
+    spec, where, resources = endpoint.spec, endpoint.where, endpoint.spec.resources
+    called, role, uses = hosted(endpoint, storage)
+    count = instances(choose(endpoint.name, spec, private=where.private), spec)
     made = {
         "endpoint": called,
         "role_arn": role.arn,
         "image_uri": endpoint.image_uri,
-        "instance_type": stock.instance(
-            resources.vcpu, resources.memory_mib, gpus=resources.gpus, gpu=resources.gpu
-        ),
+        "instance_type": stock.instance(resources.vcpu, resources.memory_mib, gpus=resources.gpus, gpu=resources.gpu),
         "instances": count.least,
         "max_instances": count.most,
         "concurrency": spec.concurrency,
         "variables": server_variables(endpoint, storage),
         "subnet_ids": list(where.subnet_ids),
         "security_group_ids": list(where.security_group_ids),
-        "kms_key": key,
+        "kms_key": storage.spec.kms_key,
         "network_isolation": where.isolated,
     }
-    return made, hosting_needs(endpoint, called, log)
+    return made, uses
 
 
 def hosted(
-    endpoint: Endpoint, storage: Storage, log_prefix: str
-) -> tuple[aws.cloudwatch.LogGroup, pulumi.Output[str]]:
-    """What all of SageMaker's endpoints need: a name, its log group, a role, and an end for what deployments make."""
-    name, where = endpoint.name, endpoint.where
-    # Its random part is the role's: another stack's endpoint of this name has another one.
-    log_name = aws.cloudwatch.LogGroup
-    raise NotImplementedError(name, where, log_name, log_prefix)
+    endpoint: Endpoint, storage: Storage
+) -> tuple[pulumi.Output[str], aws.iam.Role, pulumi.Output[Sequence[Statement]]]:
+    """What all of SageMaker's endpoints need: a name, the role that models run as, and what whoever deploys may do.
+
+    What deployments make goes with the component: models, configurations, endpoints, logs.
+    """
+    name, project, stack = endpoint.name, pulumi.get_project(), pulumi.get_stack()
+    # No other stack's, nor that of the same one made anew: its logs and metrics begin at nothing.
+    called: pulumi.Output[str] = storage.uri.apply(lambda uri: f"{name}-{scope_of(project, stack, name, uri)}")
+    log = aws.cloudwatch.LogGroup(
+        name,
+        name=pulumi.Output.concat(ENDPOINT_LOGS, called),
+        retention_in_days=LOG_DAYS,
+        tags=endpoint.tags,
+        opts=endpoint.opts(),
+    )
+    key, where = storage.spec.kms_key, endpoint.where
+    builder = builder_of(endpoint, endpoint.registry)
+    role = endpoint.serves(
+        SAGEMAKER,
+        storage,
+        log.arn.apply(lambda arn: [*log_statements(arn), *count_statements()]),
+        builder.repository.arn.apply(pull_statements),
+        volume_statements(key),
+        interface_statements() if where.private else [],
+    )
+    Variants(
+        f"{name}-variants",
+        {"region": endpoint.region, "endpoint": called},
+        opts=endpoint.opts(depends_on=[role, *endpoint.policies, log]),
+    )
+    endpoint.ref = called
+    uses = pulumi.Output.all(endpoint.partition, endpoint.region, endpoint.account, called, role.arn, log.arn).apply(
+        lambda told: [*hosting_statements(*told), *measure_statements()]
+    )
+    return called, role, uses
 
 
-def hosting_needs(
-    endpoint: Endpoint, called: pulumi.Output[str], log: aws.cloudwatch.LogGroup
-) -> pulumi.Output[Sequence[Statement]]:
-    raise NotImplementedError
-
-
+# A row of `ekiben.aws.backends` -> what makes its shell.
 BACKENDS: Mapping[str, Callable[[Endpoint, Storage], Made]] = {
     "lambda": on_lambda,
     "sagemaker-instances": on_instances,
 }
+
+
+def server_variables(endpoint: Endpoint, storage: Storage) -> dict[str, pulumi.Input[str]]:
+    """What the server is told beside which bento it serves: the spec's own variables, and where predictions are logged."""
+    spec = endpoint.spec
+    logged: dict[str, pulumi.Input[str]] = {}
+    if spec.log_predictions:
+        logged = {"EKIBEN_LOG_PREDICTIONS": storage.uri, "EKIBEN_LOG_SHARE": f"{spec.log_predictions:g}"}
+    limits = {
+        "EKIBEN_SERVER_MAX_BODY_BYTES": str(spec.max_request_bytes),
+        "EKIBEN_SERVER_DRAIN_TIMEOUT_S": str(max(1, math.ceil(spec.drain_s))),
+    }
+    return {**spec.env, **limits, "EKIBEN_ENDPOINT": endpoint.name, **logged}
+
+
+def log_statements(log_arn: str) -> list[Statement]:
+    """Log into one group, which is there."""
+    return [allow(["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"], [f"{log_arn}:*"])]
+
+
+def count_statements() -> list[Statement]:
+    """Tell how busy the machines of endpoints are. Metrics have no ARNs; the namespace says which they are."""
+    namespace = {"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}}
+    return [allow(["cloudwatch:PutMetricData"], ["*"], namespace)]
+
+
+def function_statements(function_arn: str) -> list[Statement]:
+    """Deploy on one function, shift, retire and call. Only versions of it can be deleted."""
+    reads = ["GetFunctionConfiguration", "ListAliases", "ListVersionsByFunction"]
+    changes = ["CreateAlias", "DeleteAlias", "PublishVersion", "UpdateAlias", "UpdateFunctionConfiguration"]
+    versions = f"{function_arn}:*"
+    return [
+        allow([f"lambda:{action}" for action in (*reads, *changes)], [function_arn, versions]),
+        allow(["lambda:DeleteFunction"], [versions]),
+        allow(["lambda:InvokeFunction", "lambda:InvokeFunctionUrl"], [function_arn, versions]),
+    ]
+
+
+def measure_statements() -> list[Statement]:
+    """Read metrics, which have no ARNs."""
+    return [allow(["cloudwatch:GetMetricData"], ["*"])]
+
+
+def hosting_statements(
+    partition: str, region: str, account: str, endpoint: str, role_arn: str, log_arn: str
+) -> list[Statement]:
+    """Deploy models of this role on the endpoint of this name and those named after it, shift, scale, retire and call."""
+    sagemaker, variant = f"arn:{partition}:sagemaker:{region}:{account}", f"endpoint/{endpoint}/variant/*"
+    things = [f"{sagemaker}:{kind}/{endpoint}-*" for kind in ("endpoint", "endpoint-config", "model")]
+    actions = [
+        "AddTags", "CreateEndpoint", "CreateEndpointConfig", "CreateModel", "DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel",
+        "DescribeEndpoint", "DescribeEndpointConfig", "DescribeModel", "InvokeEndpoint", "UpdateEndpoint",
+        "UpdateEndpointWeightsAndCapacities",
+    ]  # fmt: skip
+    scaled = {
+        "StringEquals": {
+            "application-autoscaling:service-namespace": "sagemaker",
+            "application-autoscaling:scalable-dimension": "sagemaker:variant:DesiredInstanceCount",
+        }
+    }
+    targets = [f"arn:{partition}:application-autoscaling:{region}:{account}:scalable-target/*"]
+    alarms = [f"arn:{partition}:cloudwatch:{region}:{account}:alarm:TargetTracking-{variant}"]
+    linked = f"arn:{partition}:iam::{account}:role/aws-service-role/{SCALER}/{SCALING_ROLE}"
+    return [
+        allow([f"sagemaker:{action}" for action in actions], [f"{sagemaker}:endpoint/{endpoint}", *things]),
+        # A list has no ARN.
+        allow(["sagemaker:ListEndpoints"], ["*"]),
+        allow(["iam:PassRole"], [role_arn], pass_to(SAGEMAKER)),
+        allow(["logs:FilterLogEvents"], [f"{log_arn}:*"]),
+        allow([f"application-autoscaling:{one}ScalableTarget" for one in ("Register", "Deregister")], targets, scaled),
+        allow(["application-autoscaling:PutScalingPolicy"], targets, scaled),
+        allow([f"cloudwatch:{one}" for one in ("DeleteAlarms", "DescribeAlarms", "PutMetricAlarm")], alarms),
+        allow(["iam:CreateServiceLinkedRole"], [linked], {"StringLike": {"iam:AWSServiceName": SCALER}}),
+    ]

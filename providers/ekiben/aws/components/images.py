@@ -20,7 +20,7 @@ from ekiben.components import Component
 from ekiben.errors import SpecError
 from ekiben.packing import Bundle
 
-__all__ = ["Builder", "build_statements", "builder_of", "pull_statement"]
+__all__ = ["Builder", "build_statements", "builder_of", "functions_pull", "pull_statements"]
 
 CODEBUILD = "codebuild.amazonaws.com"
 # Docker runs in it. https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-available.html
@@ -94,7 +94,7 @@ def _made(registry: Registry) -> Builder:
         f"{registry.name}-images",
         repository=repository.name,
         policy=pulumi.Output.all(registry.partition, registry.region, registry.account).apply(
-            lambda told: document([pull_statement(*told)])
+            lambda told: document([functions_pull(*told)])
         ),
         opts=registry.opts(),
     )
@@ -105,9 +105,8 @@ def _made(registry: Registry) -> Builder:
     pushes = registry.policy(
         role,
         "builds",
-        pulumi.Output.all(
-            storage.statements("code/", write=False), storage.bucket.arn, repository.arn, log.arn
-        ).apply(lambda told: [*told[0], *build_statements(*told[1:])]
+        pulumi.Output.all(storage.statements("code/", write=False), storage.bucket.arn, repository.arn, log.arn).apply(
+            lambda told: [*told[0], *build_statements(*told[1:])]
         ),
     )
     project = aws.codebuild.Project(
@@ -141,7 +140,15 @@ def build_statements(bucket_arn: str, repository_arn: str, log_arn: str) -> list
     ]
 
 
-def pull_statement(partition: str, region: str, account: str) -> Statement:
+def pull_statements(repository_arn: str) -> list[Statement]:
+    """Pull from one repository. A login is no resource."""
+    return [
+        allow(["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], [repository_arn]),
+        allow(["ecr:GetAuthorizationToken"], ["*"]),
+    ]
+
+
+def functions_pull(partition: str, region: str, account: str) -> Statement:
     """Of a repository's policy: Lambda pulls for this account's functions."""
     functions = f"arn:{partition}:lambda:{region}:{account}:function:*"
     return {

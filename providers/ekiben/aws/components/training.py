@@ -10,6 +10,7 @@ import pulumi
 
 from ekiben import components
 from ekiben.aws import SUPPORT, stock
+from ekiben.aws.components.images import pull_statements
 from ekiben.aws.components.network import interface_statements, network
 from ekiben.aws.components.program import Aws, Statement, allow, facts, source_folder
 from ekiben.aws.components.resources import Jobs
@@ -114,14 +115,10 @@ def job_statements(logs: str, scope: str) -> list[Statement]:
 
 
 def image_statements(partition: str, image_uri: str) -> list[Statement]:
-    """Pull one image of ECR. A login is no resource."""
+    """Pull one image of ECR by its URI."""
     found = IMAGE.fullmatch(image_uri)
     assert found is not None, image_uri
-    repository = f"arn:{partition}:ecr:{found['region']}:{found['account']}:repository/{found['repository']}"
-    return [
-        allow(["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"], [repository]),
-        allow(["ecr:GetAuthorizationToken"], ["*"]),
-    ]
+    return pull_statements(f"arn:{partition}:ecr:{found['region']}:{found['account']}:repository/{found['repository']}")
 
 
 def volume_statements(kms_key: str) -> list[Statement]:
