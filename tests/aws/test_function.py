@@ -220,13 +220,3 @@ def test_schedules_and_urls(lambda_: Bundle) -> None:
     assert answer["statusCode"] == 200
     assert json.loads(answer["body"])["result"]["data"] == {"x": 1}
     assert "nothing is known" in lambda_("f", "1", {"what": "is this"}).error
-
-
-def test_the_bundle_is_small_and_all_ours(lambda_: Bundle) -> None:
-    import zipfile
-
-    zipped = lambda_.folder / "bundle.zip"
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as packed:
-        for path in lambda_.root.rglob("*.py"):
-            packed.write(path, path.relative_to(lambda_.root))
-    assert zipped.stat().st_size < 100 * 1024

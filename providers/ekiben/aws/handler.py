@@ -68,13 +68,14 @@ def _one(payload: Any, context: Any, request: str, turn: str = "") -> Any:
     try:
         if _adopted(payload, runtime) or (event := event_of(payload, runtime)) is None:
             return None
+        said["id"] = event.id
+        # A call is made once, by somebody who waits for the answer.
+        once = event.type != "Http"
+        mine = not once or claim(event.id, request, turn)
     except BaseException as error:
-        _tell({**said, "id": unknown_id(payload), "state": "failed", "error": _line(error)})
+        _tell({"id": unknown_id(payload), **said, "state": "failed", "error": _line(error)})
         raise
-    said["id"] = event.id
-    # A call is made once, by somebody who waits for the answer.
-    once = event.type != "Http"
-    if once and not claim(event.id, request, turn):
+    if not mine:
         _tell({**said, "state": "again"})
         return None
     _tell({**said, "state": "running", **_short(event)})
