@@ -25,7 +25,7 @@ EXIT_CODES = {
     4: "MissingDependency: an extra is not installed; the message has the command that installs it.",
     5: "ProviderError: the platform refused or failed (not found, not allowed, nothing answers, no capacity).",
     6: "WorkloadError: your own code ran and failed: a training run, a model, a function.",
-    7: "`ekiben inventory`: something is left although the stack is destroyed.",
+    7: "`ekiben destroy`, `ekiben inventory`: something is left although the stack is destroyed.",
     8: "`ekiben rebuild`: what was made again is not the same model.",
     130: "Interrupted (Ctrl-C).",
 }

@@ -25,8 +25,9 @@ def register(app: typer.Typer) -> None:
 def inventory(json: options.Json = False, stack: options.Stack = "") -> None:
     """List what exists, or prove that nothing is left.
 
-    Of every stack here, or of one: resources in Pulumi's state, files, buckets, processes, sockets. Exits with 7 when
-    something is left of a stack that is destroyed; what the program asked to retain is listed, and is no leftover.
+    Of every stack here, or of one: resources in Pulumi's state, files, buckets, processes, sockets; of one that is destroyed
+    also what its cloud still has. Exits with 7 when something is left of a stack that is destroyed; what the program asked to
+    retain is listed, and is no leftover.
 
     \b
     Examples:
@@ -49,7 +50,8 @@ def inventory(json: options.Json = False, stack: options.Stack = "") -> None:
             ]
         )  # fmt: skip
     else:
-        show.line(f"Looked in {root / '.ekiben'}, at Pulumi's state, the processes and sockets of this machine.")
+        where = "at Pulumi's state, the processes and sockets of this machine, and where a stack's cloud can be asked, there"
+        show.line(f"Looked in {root / '.ekiben'}, {where}.")
         for each in found:
             _print(each)
     if any(each.left for each in found):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -22,8 +23,9 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from ekiben.errors import SpecError
+from ekiben.records import Platform
 
-__all__ = ["Item", "Remains", "remains", "sockets_dir", "stacks_known"]
+__all__ = ["Item", "Remains", "in_cloud", "remains", "sockets_dir", "stacks_known"]
 
 State = Literal["up", "destroyed", "unknown"]
 STATE_FILE = re.compile(r"(.+)\.json(?:\.gz)?")
@@ -34,7 +36,7 @@ RETAINED = ".ekiben/retained.json"
 class Item:
     """One thing that exists. `retained`: the stack's program asked to leave it when it is destroyed."""
 
-    kind: Literal["resource", "bucket", "file", "process", "sockets"]
+    kind: Literal["resource", "bucket", "file", "process", "sockets", "cloud"]
     name: str
     where: str
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -61,10 +63,38 @@ def remains(root: Path, stack: str) -> Remains:
     folder = root / ".ekiben" / stack
     state, resources = _resources(root, stack)
     items = [*resources, *_files(folder, destroyed=state != "up"), *_processes(folder)]
+    if state != "up":  # else the state tells it
+        items += in_cloud(root, stack)
     sockets = sockets_dir(folder)
     if sockets.exists():
         items.append(Item(kind="sockets", name=sockets.name, where=str(sockets)))
     return Remains(stack=stack, state=state, items=items)
+
+
+def in_cloud(root: Path, stack: str) -> list[Item]:
+    """What its provider says is there, for one that can be asked; nothing of an emulated one that does not run.
+
+    Raises what the cloud says: who cannot ask cannot tell that nothing is left.
+    """
+    from ekiben import providers
+    from ekiben.emulators import stacks as emulators
+
+    config = emulators.config(root, stack)
+    provider = str(config.get("ekiben:provider"))
+    package = providers().get(provider, "")
+    if not package or importlib.util.find_spec(f"{package}.inventory") is None:
+        return []
+    if emulators.emulated(root, stack):
+        if emulators.found(root) is None:
+            return []
+        emulators.enter(root, stack)
+    kept = root / ".ekiben" / stack / "platform.json"
+    platform = Platform.from_json(kept.read_text(encoding="utf-8")) if kept.exists() else None
+    found = importlib.import_module(f"{package}.inventory").found(_project(root), stack, config, platform)
+    return [
+        Item(kind="cloud", name=name, where=where, tags=tags, retained="ekiben:retained" in tags)
+        for name, where, tags in found
+    ]
 
 
 def stacks_known(root: Path) -> list[str]:

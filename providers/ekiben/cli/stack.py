@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -77,6 +78,8 @@ def destroy(
 ) -> None:
     """Delete all that the stack has, its data too, but the storages that say `retain`.
 
+    Runs are cancelled. Exits with 7, and a list, when the cloud still has something of the stack afterwards.
+
     \b
     Examples:
       ekiben destroy --yes && ekiben inventory
@@ -116,7 +119,9 @@ def env(stack: Stack = "", json: options.Json = False) -> None:
 
 def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any) -> None:
     from ekiben.cli import plan
+    from ekiben.cli.inventory import LEFT
     from ekiben.cli.platform import keep
+    from ekiben.cli.remains import in_cloud
     from ekiben.emulators import stacks as emulators
     from ekiben.engine import stacks
     from ekiben.engine.environment import find_root
@@ -129,11 +134,16 @@ def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any)
         more["refresh"] = True
     run: Callable[..., Result] = getattr(stacks, verb)
     result = run(root, name, **more)
-    if verb == "destroy" or (verb == "up" and "platform" in result.outputs):
-        keep(root, name, result.outputs.get("platform"))
+    left = []
+    if verb == "up" and "platform" in result.outputs:
+        keep(root, name, result.outputs["platform"])
+    if verb == "destroy":
+        left = [item for item in in_cloud(root, name) if not item.retained]
+        if not left:  # else `inventory` needs it to look again
+            keep(root, name, None)
     if json:
-        show.to_json(result.to_dict())
-        return
+        show.to_json(result.to_dict() | ({"left": [dataclasses.asdict(item) for item in left]} if left else {}))
+        raise typer.Exit(LEFT if left else 0)
     if markdown:
         show.line(plan.markdown(result))
         return
@@ -145,6 +155,12 @@ def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any)
         show.table(plan.COST_COLUMNS, plan.cost_table(result.costs))
     for part in _urls(result.outputs):
         show.line(part)
+    if left:
+        show.line(
+            show.paint(f"{result.stack}: {len(left)} things are left, which its program does not know of.", "red")
+        )
+        show.table(("name", "where"), [(item.name, item.where) for item in left])
+        raise typer.Exit(LEFT)
 
 
 def _urls(outputs: dict[str, Any]) -> list[str]:

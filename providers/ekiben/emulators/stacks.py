@@ -14,7 +14,7 @@ from typing import Any
 from ekiben.emulators.aws import Server, ensure, running
 from ekiben.errors import SpecError, Unavailable
 
-__all__ = ["DIR", "emulated", "enter", "found", "state_dir"]
+__all__ = ["DIR", "config", "emulated", "enter", "found", "state_dir"]
 
 DIR = ".ekiben/.emulators"
 KEY, PROVIDER, EMULATES = "ekiben:emulate", "ekiben:provider", ("aws",)
@@ -27,13 +27,13 @@ def state_dir(root: Path) -> Path:
 
 def emulated(root: Path, stack: str) -> bool:
     """Does the stack's config say that it runs on an emulator? Raises SpecError where there is none for its provider."""
-    config = _config(root, stack)
-    asked = config.get(KEY, False)
+    told = config(root, stack)
+    asked = told.get(KEY, False)
     if asked not in (True, False, "true", "false"):
         raise SpecError(f"Pulumi.{stack}.yaml: {KEY} is {asked!r}. Write true or false.")
     if asked not in (True, "true"):
         return False
-    if (provider := config.get(PROVIDER)) not in EMULATES:
+    if (provider := told.get(PROVIDER)) not in EMULATES:
         raise SpecError(
             f"Pulumi.{stack}.yaml: there is no emulator of {provider!r}; there is one of: {', '.join(EMULATES)}. "
             f"Leave {KEY} out, or choose another provider."
@@ -48,7 +48,7 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> bool:
     run, and SpecError for a stack that is no emulated one in an environment that is the emulator's: a stack is on one or the other.
     """
     if not emulated(root, stack):
-        if os.environ.get("AWS_ACCESS_KEY_ID") == "emulated" and _config(root, stack).get(PROVIDER) in EMULATES:
+        if os.environ.get("AWS_ACCESS_KEY_ID") == "emulated" and config(root, stack).get(PROVIDER) in EMULATES:
             raise SpecError(
                 f"The stack {stack!r} runs on AWS, and this shell's AWS is the emulated one. Go to another shell, or write "
                 f"`{KEY}: true` into Pulumi.{stack}.yaml."
@@ -84,7 +84,8 @@ def foreign(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE")
 
 
-def _config(root: Path, stack: str) -> dict[str, Any]:
+def config(root: Path, stack: str) -> dict[str, Any]:
+    """What Pulumi.<stack>.yaml says, of a stack with a provider; empty of any other. Raises SpecError where it cannot be read."""
     try:
         text = (root / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -99,5 +100,5 @@ def _config(root: Path, stack: str) -> dict[str, Any]:
         read = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SpecError(f"Pulumi.{stack}.yaml is no YAML: {error}. Mend it.") from error
-    config = read.get("config") if isinstance(read, dict) else None
-    return dict(config) if isinstance(config, dict) else {}
+    found = read.get("config") if isinstance(read, dict) else None
+    return dict(found) if isinstance(found, dict) else {}

@@ -27,7 +27,9 @@ class Storage(Aws, components.Storage):
 
     def create(self) -> None:
         retain = self.spec.retain
-        self.bucket = aws.s3.Bucket(self.name, force_destroy=not retain, tags=self.tags, opts=self.opts(retain=retain))
+        # `ekiben inventory` lists what is retained, and does not take it for a leftover.
+        whose = {**self.tags, "ekiben:retained": "true"} if retain else self.tags
+        self.bucket = aws.s3.Bucket(self.name, force_destroy=not retain, tags=whose, opts=self.opts(retain=retain))
         name, opts = self.bucket.bucket, self.opts(retain=retain)
         private = aws.s3.BucketPublicAccessBlock(
             self.name,

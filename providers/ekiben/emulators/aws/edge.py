@@ -15,7 +15,7 @@ from typing import Any
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, sagemaker
+from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, sagemaker, tagged
 from ekiben.emulators.aws.alarms import Alarms
 from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
@@ -37,6 +37,7 @@ class Edge:
     def __init__(self, state_dir: Path, url: str) -> None:
         policies.obey()
         buckets.mend()
+        tagged.mend()
         metrics.mend()
         self._moto = DomainDispatcherApplication(create_backend_app)
         images = Images(state_dir / "images")
