@@ -24,8 +24,8 @@ def found(
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(name, ARN, tags) of each thing that is there. Training jobs that have ended are none: AWS keeps their records for ever.
 
-    config: the stack's; platform: of the stack, while that is known: without it only what is tagged is found. Raises SpecError where
-    no region is named, and what AWS says.
+    config: the stack's; platform: of the stack, while that is known: without it only what is tagged is found. Raises SpecError
+    where no region is named, and what AWS says.
     """
     region = config.get("aws:region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region:
@@ -124,4 +124,5 @@ def _ended(cloud: Cloud, arn: str) -> bool:
 
 
 def _name(arn: str) -> str:
-    return arn.split(":", 5)[-1].rpartition("/")[2] or arn
+    rest = arn.split(":", 5)[-1]
+    return rest.removeprefix("log-group:") if rest.startswith("log-group:") else rest.rpartition("/")[2]
