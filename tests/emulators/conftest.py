@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.aws.builds import built
+from ekiben.aws.client import Cloud
 from ekiben.emulators.aws import Server
 from ekiben.emulators.aws.install import install
 from ekiben.engine import pulumi_cli
@@ -95,9 +98,14 @@ def builds(aws: Aws) -> Aws:
 def image(builds: Aws) -> str:
     """The URI of the environment image of the conformance suite's bento, by its digest."""
     context = packing.environment_image(packing.template(images.BENTO))
-    built = images.build(builds, context.path, context.sha256)
-    assert built["buildStatus"] == "SUCCEEDED", images.said(builds, built)
-    return images.uri(builds, context.sha256)
+    builds.s3.upload_file(str(context.path), images.BUCKET, f"code/{context.path.name}")
+    repository = f"{images.ACCOUNT}/{images.REPOSITORY}"
+    digest = built(
+        Cloud("us-east-1"), project=images.PROJECT, repository_url=repository, tag=context.sha256,
+        source=f"{images.BUCKET}/code/{context.path.name}", stopped=threading.Event(),
+    )  # fmt: skip
+    assert images.uri(builds, context.sha256) == f"{repository}@{digest}"
+    return f"{repository}@{digest}"
 
 
 @pytest.fixture(scope="session")

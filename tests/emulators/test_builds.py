@@ -91,6 +91,7 @@ def test_a_build_that_fails_says_which_line(builds: Aws, tmp_path: Path) -> None
     files = {"Dockerfile": "FROM python:3.12\nRUN apt-get install -y git\n"}
     build = images.build(builds, images.context(tmp_path, "apt", files), "apt")
     assert (build["buildStatus"], build["phases"][1]["phaseStatus"]) == ("FAILED", "FAILED")
+    assert "exit status 1" in build["phases"][1]["contexts"][0]["message"]
     assert "Dockerfile line 2: RUN apt-get install -y git: the emulator runs `pip install -r FILE`" in images.said(
         builds, build
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import ekiben as ek
-from ekiben.aws import endpoint as lambdas, variants
+from ekiben.aws import endpoint as lambdas, serverless, variants
 
 from . import images
 from .conftest import Aws
@@ -98,7 +98,32 @@ def test_sagemaker_deploys_shifts_invokes_and_retires(
         hosted.invoke({"x": "many"})
     hosted.shift({first.id: 50.0, second.id: 50.0})
     assert {hosted.invoke({"x": 1.0}).body["y"] for _ in range(40)} == {2.0, 3.0}
+    counted = {found.revision: found for found in hosted.metrics()}
+    assert counted[first.id].requests + counted[second.id].requests == 43
+    assert counted[first.id].p50_ms > 0
     hosted.shift({second.id: 100.0})
     hosted.retire(first.id)
     assert [one.id for one in hosted.revisions()] == [second.id]
     assert hosted.invoke({"x": 1.5}).body == {"y": 4.5}
+
+
+def test_sagemaker_serverless_gives_all_traffic_to_one(versions: list[ek.ModelVersion], image: str, aws: Aws) -> None:
+    made = part(
+        "thin", serverless="thin-api", role_arn=images.role(aws, "thin", "sagemaker"), image_uri=image, memory_mib=1024,
+        max_concurrency=4,
+    )  # fmt: skip
+    thin = serverless.Endpoint(made, ek.Platform(project="demo", stack="test", parts={"thin": made}))
+    one, two, broken = versions
+    first = thin.deploy(one)
+    with pytest.raises(ek.ModelFailed, match="tiny:3 does not start"):
+        thin.deploy(broken)
+    with pytest.raises(ek.Unavailable, match="release"):
+        thin.invoke({"x": 1.5})
+    thin.shift({first.id: 100.0})
+    assert thin.invoke({"x": 1.5}).body == {"y": 3.0}
+    second = thin.deploy(two)
+    assert thin.invoke({"x": 1.5}, revision=second.id).body == {"y": 4.5}
+    thin.shift({second.id: 100.0})
+    assert thin.invoke({"x": 1.5}).body == {"y": 4.5}
+    thin.retire(first.id)
+    assert [found.id for found in thin.revisions()] == [second.id]

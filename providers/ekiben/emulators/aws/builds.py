@@ -51,11 +51,12 @@ class Builds:
         name = str(asked.get("projectName"))
         known = backend.codebuild_projects.get(name)
         project = _overridden(known.project_metadata, asked) if known else {}
+        keys = _keys(call, str(project["serviceRole"])) if known else {}
         answer = self._moto(call)
         if answer.status != 200:
             return answer
         record = backend.build_metadata[name].build_metadata
-        running = Running(record, project, call.account, call.region, self._folder, self._images, self._url)
+        running = Running(record, project, keys, call.account, call.region, self._folder, self._images, self._url)
         self._running[record["id"]] = running
         threading.Thread(target=running.run, daemon=True, name=f"build {record['id']}").start()
         return Answer.of({"build": record})
@@ -114,17 +115,24 @@ class Running:
         self,
         record: dict[str, Any],
         project: Mapping[str, Any],
+        keys: Mapping[str, str],
         account: str,
         region: str,
         folder: Path,
         images: Path,
         url: str,
     ) -> None:
-        self._record, self._project, self._region, self._url, self._images = record, project, region, url, images
+        self._record, self._project, self._keys, self._region, self._url, self._images = (
+            record,
+            project,
+            keys,
+            region,
+            url,
+            images,
+        )
         self._id = str(record["id"]).partition(":")[2]
         self._folder, self._bin = folder / self._id, folder / "bin"
         (self._folder / "home").mkdir(parents=True)
-        self._keys = roles.credentials(account, region, str(project["serviceRole"]), "CodeBuild")
         self._ward: Ward | None = None
         self._stopping, self.ended = threading.Event(), threading.Event()
         told = (project.get("logsConfig") or {}).get("cloudWatchLogs") or {}
@@ -177,6 +185,7 @@ class Running:
         return source
 
     def _build(self, source: Path) -> str:
+        """How it ended. Raises ValueError when a command fails."""
         script = _script(source, str(self._project["source"].get("buildspec") or "buildspec.yml"))
         variables = {
             one["name"]: one["value"] for one in self._project["environment"].get("environmentVariables") or ()
@@ -201,7 +210,9 @@ class Running:
                 return "TIMED_OUT"
         if self._stopping.is_set():
             return "STOPPED"
-        return "SUCCEEDED" if code == 0 else "FAILED"
+        if code:
+            raise ValueError(f"COMMAND_EXECUTION_ERROR: Error while executing a command. Reason: exit status {code}")
+        return "SUCCEEDED"
 
     def _phase(self, name: str, before: str = "SUCCEEDED", why: str = "") -> None:
         """The build has come to the phase `name`; the one before has ended as `before` says."""
@@ -215,21 +226,22 @@ class Running:
         self._record["currentPhase"] = name
 
 
+def _keys(call: Call, role: str) -> dict[str, str]:
+    """Credentials of a project's role. Raises Refused."""
+    try:
+        return roles.credentials(call.account, call.region, role, "CodeBuild")
+    except Refused as error:
+        told = f"CodeBuild is not authorized to perform: sts:AssumeRole on service role. Could not assume role {role}."
+        raise Refused("InvalidInputException", told) from error
+
+
 def _overridden(project: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """The project as a StartBuild wants it this time. Raises Refused for what the emulator would drop."""
-    known = {
-        "projectName",
-        "idempotencyToken",
-        "sourceLocationOverride",
-        "buildspecOverride",
-        "environmentVariablesOverride",
-    }
+    source = {"type": "sourceTypeOverride", "location": "sourceLocationOverride", "buildspec": "buildspecOverride"}
+    known = {"projectName", "idempotencyToken", "environmentVariablesOverride", *source.values()}
     if unknown := sorted(set(asked) - known):
         raise Refused("InvalidInputException", f"the emulator does nothing with {', '.join(unknown)}")
-    source = dict(project["source"])
-    for name, key in (("location", "sourceLocationOverride"), ("buildspec", "buildspecOverride")):
-        if key in asked:
-            source[name] = asked[key]
+    source = {**project["source"], **{name: asked[key] for name, key in source.items() if key in asked}}
     environment = dict(project["environment"])
     variables = {one["name"]: one for one in environment.get("environmentVariables") or ()}
     variables |= {one["name"]: one for one in asked.get("environmentVariablesOverride", ())}

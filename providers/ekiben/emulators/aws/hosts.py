@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from moto.core.utils import utcnow
 from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
 
-from ekiben.emulators.aws import roles
+from ekiben.emulators.aws import metrics, roles
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.containers import Reply
 from ekiben.emulators.aws.fleets import Busy, Fleet, Gone, Start, StartFailed
@@ -89,6 +90,7 @@ class Host:
         }
         headers = {name: value for name, value in kept.items() if value}
         self._mirror(body, headers)
+        began = time.monotonic()
         try:
             reply = fleet.ask(body, headers, self._closing)
         except Busy as error:
@@ -97,8 +99,18 @@ class Host:
             raise Refused("ModelNotReadyException", str(error), 429) from error
         except (OSError, http.client.HTTPException) as error:
             what = "did not answer in time" if isinstance(error, TimeoutError) else "closed the connection"
+            self._count(variant, 500, began)
             return self._failed(variant, 0, f"The container of {variant} {what}.")
+        self._count(variant, reply[0], began)
         return self._answered(variant, reply)
+
+    def _count(self, variant: str, status: int, began: float) -> None:
+        """For CloudWatch: https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html."""
+        where = {"EndpointName": self._record.endpoint_name, "VariantName": variant}
+        values = {"Invocations": (1.0, "None"), "ModelLatency": ((time.monotonic() - began) * 1e6, "Microseconds")}
+        for kind in (4, 5):
+            values[f"Invocation{kind}XXErrors"] = (float(status // 100 == kind), "None")
+        metrics.count(self._account, self._region, "AWS/SageMaker", [where], values)
 
     def sweep(self) -> None:
         for _, fleet in (*self._fleets.values(), *self._shadows.values()):
