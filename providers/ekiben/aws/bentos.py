@@ -1,4 +1,4 @@
-"""What both kinds of endpoints on AWS do with storage: look whether a bento is the one registered, and read the prediction log."""
+"""What all endpoints on AWS do with a version: look whether its bento is the one registered, tell a container, read its log."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ekiben import predictions
 from ekiben.aws.storage import Storage
 from ekiben.errors import IntegrityError
 from ekiben.records import LoggedPrediction, ModelVersion
+from ekiben.revisions import revision_id
 
-__all__ = ["check_bytes", "last_predictions"]
+__all__ = ["check_bytes", "environment", "last_predictions"]
 
 
 def check_bytes(storage: Storage, version: ModelVersion, operation: str) -> None:
@@ -23,6 +24,16 @@ def check_bytes(storage: Storage, version: ModelVersion, operation: str) -> None
             "aws", operation, f"the bento has the digest {found}, not {version.digest}: it is not the one registered",
             "Pack and register it again",
         )  # fmt: skip
+
+
+def environment(version: ModelVersion) -> dict[str, str]:
+    """What the environment of a container says of the version that it serves."""
+    return {
+        "EKIBEN_BENTO": version.bento_uri,
+        "EKIBEN_DIGEST": version.digest,
+        "EKIBEN_MODEL_VERSION": version.id,
+        "EKIBEN_REVISION": revision_id(version),
+    }
 
 
 def last_predictions(storage: Storage, endpoint: str, last: int) -> list[LoggedPrediction]:

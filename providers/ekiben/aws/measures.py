@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ekiben.aws.client import Cloud
 from ekiben.records import RevisionMetrics
 
-__all__ = ["LAMBDA", "SAGEMAKER", "Counted", "measured"]
+__all__ = ["BALANCER", "LAMBDA", "SAGEMAKER", "Counted", "measured"]
 
 # CloudWatch keeps hours for 15 months, and finer steps for a shorter time.
 STEP_S = 3600
@@ -27,6 +27,7 @@ class Counted(NamedTuple):
 
 
 LAMBDA = Counted("AWS/Lambda", "Invocations", "Errors", "Duration", 1.0)
+BALANCER = Counted("AWS/ApplicationELB", "RequestCount", "HTTPCode_Target_5XX_Count", "TargetResponseTime", 1000.0)
 SAGEMAKER = Counted("AWS/SageMaker", "Invocations", "Invocation5XXErrors", "ModelLatency", 0.001)
 
 
@@ -34,6 +35,8 @@ def measured(
     cloud: Cloud, operation: str, revision: str, since: str, where: Sequence[Mapping[str, str]], counted: Counted
 ) -> RevisionMetrics:
     """Of the calls that are counted under any of the dimensions `where`: all since `since`, and the latency of their last hour."""
+    if not where:
+        return RevisionMetrics(revision=revision)
     now = datetime.now(UTC)
     start = max(now - timedelta(days=KEPT_DAYS), _at(since) or now - timedelta(days=1))
     start = start.replace(minute=0, second=0, microsecond=0)

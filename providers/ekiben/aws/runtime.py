@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ekiben import runtime
-from ekiben.aws import endpoint, serverless, variants
+from ekiben.aws import endpoint, express, serverless, variants
 from ekiben.aws.events import publish
 from ekiben.aws.function import Function
 from ekiben.aws.registry import Registry
@@ -21,6 +21,7 @@ _ENDPOINTS: Mapping[str, type[runtime.Endpoint]] = {
     "function": endpoint.Endpoint,
     "instance_type": variants.Endpoint,
     "max_concurrency": serverless.Endpoint,
+    "cluster_arn": express.Endpoint,
 }
 
 
