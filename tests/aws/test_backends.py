@@ -133,6 +133,10 @@ def test_what_is_refused_says_what_to_ask_for_and_where_the_nearest_first() -> N
         choose("api", spec(), named="fargate")
 
 
+def test_what_is_too_much_for_all_services_is_too_much_for_the_provider() -> None:
+    assert SUPPORT.limits.endpoint_timeout_s == max(one.timeout_s for one in BACKENDS)
+
+
 def test_fewer_instances_at_most_than_at_least_are_refused() -> None:
     with pytest.raises(ek.SpecError, match="min_instances=5 is more than max_instances=4"):
         spec(min_instances=5)

@@ -18,7 +18,9 @@ from urllib.parse import parse_qs, unquote
 
 from ekiben.emulators.aws.call import Call
 from ekiben.emulators.aws.sagemaker import update_endpoint
+from tests.fakes.express import Express, Refused
 
+ECS = "AmazonEC2ContainerServiceV20141113."
 App = Callable[[dict[str, Any], Any], Any]
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 429: "Too Many Requests", 500: "Internal Server Error"}
 
@@ -49,6 +51,8 @@ class Edge:
         self.page = 0
         # What runs when a function is called: given its name, the version that is to run, and the event.
         self.runs: Callable[[str, str, dict[str, Any]], Ran] | None = None
+        # ECS Express, for the test that needs one.
+        self.express: Express | None = None
 
     def fail(
         self, target: str, code: str, message: str = "as the test asked", *, status: int = 400, times: int = 1
@@ -78,6 +82,8 @@ class Edge:
         environ["wsgi.input"] = io.BytesIO(body)
         target = environ.get("HTTP_X_AMZ_TARGET") or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         asked = _parsed(body)
+        if body.startswith(b"Action="):
+            target += " " + body.decode().partition("&")[0]
         self.seen.append((target, asked))
         for number, (name, status, said, headers) in enumerate(self._say):
             if target.endswith(name):
@@ -93,6 +99,13 @@ class Edge:
         if target == "SageMaker.UpdateEndpoint":
             answer = update_endpoint(Call(environ))
             return _reply(start, answer.status, json.loads(answer.body))
+        if self.express and target.startswith(ECS):
+            try:
+                said = self.express(target.removeprefix(ECS), asked)
+            except Refused as refused:
+                return _reply(start, 400, {"__type": refused.code, "message": str(refused)})
+            if said is not None:
+                return _reply(start, 200, said)
         called = re.fullmatch(r"POST /endpoints/([^/]+)/invocations", target)
         if called and called[1] not in _endpoints(environ["HTTP_AUTHORIZATION"].split("/")[2]):
             why = f"Endpoint {called[1]} of account 123456789012 not found."
@@ -187,7 +200,7 @@ def _endpoints(region: str) -> Any:
 
 
 def _reply(start: Any, status: int, said: Any, more: dict[str, str] | None = None) -> list[bytes]:
-    body = json.dumps(said).encode()
+    body = (said if isinstance(said, str) else json.dumps(said)).encode()
     headers = [
         ("Content-Type", "application/x-amz-json-1.1"),
         ("Content-Length", str(len(body))),

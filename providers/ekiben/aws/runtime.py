@@ -16,7 +16,7 @@ from ekiben.records import Part, Platform
 __all__ = ["Endpoint", "Function", "Registry", "Storage", "Training", "publish"]
 
 
-# A fact that each kind of endpoint has and no other -> the kind.
+# A fact that an endpoint on one service has and no other -> its kind.
 _ENDPOINTS: Mapping[str, type[runtime.Endpoint]] = {
     "function": endpoint.Endpoint,
     "instance_type": variants.Endpoint,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ekiben.aws.bentos import environment
 from ekiben.aws.client import Cloud
@@ -28,8 +28,13 @@ DONE = "SUCCESSFUL"
 FAILED = frozenset({"STOPPED", "ROLLBACK_SUCCESSFUL", "ROLLBACK_FAILED"})
 # A service whose tasks end starts others for ever: after so many it has failed.
 LOST_TASKS = 3
+TASKS = 100  # the most that DescribeTasks takes
+LOST = frozenset({"EssentialContainerExited", "TaskFailedToStart"})
 # A load balancer closes a connection that is idle for so long unless it is told otherwise, and waits for 4000 s at most.
 BALANCER_WAITS_S = 60
+IDLE = "idle_timeout.timeout_seconds"
+
+T = TypeVar("T")
 
 
 class Definition(NamedTuple):
@@ -122,7 +127,7 @@ class Services:
                 scalingTarget=tally, healthCheckPath=READY,
             )["service"]  # fmt: skip
             change = str(made["targetConfiguration"]["serviceRevisionArn"])
-        failed = self._settled(operation, name, change)
+        failed = self._settled(operation, name, definition, change, fresh=there is None)
         if not failed and self._facts.timeout_s > BALANCER_WAITS_S:
             self._wait_longer(operation, name)
         return failed
@@ -189,17 +194,29 @@ class Services:
 
         return _waited(look, operation, "the service is being changed")
 
-    def _settled(self, operation: str, name: str, change: str) -> str:
-        """Wait until a change of the service has ended; why it failed, empty where it did not. change: its service revision."""
+    def _settled(self, operation: str, name: str, definition: str, change: str, *, fresh: bool) -> str:
+        """Wait until a change of the service has ended; why it failed, empty where it did not. change: its service revision.
+
+        ECS undoes a change by itself when calls fail, but not when no task starts: that is asked for here, unless there was
+        nothing before.
+        """
+        lost = ""
 
         def look() -> tuple[bool, str]:
+            nonlocal lost
             last = self._deployment(operation, name, change)
-            if last is not None and last["status"] == DONE:
-                return True, ""
-            if last is not None and last["status"] in FAILED:
-                return True, str(last.get("statusReason") or "ECS does not say why").rstrip(".")
-            stopped = list(self._tasks(operation, name, "STOPPED")) if last is not None else []
-            return len(stopped) >= LOST_TASKS, self._why(operation, stopped) if len(stopped) >= LOST_TASKS else ""
+            if last is None or last["status"] == DONE:
+                return last is not None, ""
+            if last["status"] in FAILED:
+                return True, lost or str(last.get("statusReason") or "ECS does not say why").rstrip(".")
+            if not lost and (lost := self._lost(operation, name, definition)) and not fresh:
+                # It may have ended in between, which the next look tells.
+                with suppress(ProviderError):
+                    self._cloud.call(
+                        "ecs", "stop_service_deployment", operation,
+                        serviceDeploymentArn=last["serviceDeploymentArn"], stopType="ROLLBACK",
+                    )  # fmt: skip
+            return bool(lost) and fresh, lost
 
         return _waited(look, operation, "the service has not settled")
 
@@ -214,13 +231,20 @@ class Services:
                 return max(found, key=lambda one: one["createdAt"], default=None)
             asked["nextToken"] = page["nextToken"]
 
-    def _why(self, operation: str, tasks: Sequence[str]) -> str:
-        """What ECS says of tasks that have ended."""
+    def _lost(self, operation: str, name: str, definition: str) -> str:
+        """Why the tasks of a service that run this definition end; empty while not enough have."""
+        stopped = list(self._tasks(operation, name, "STOPPED"))[:TASKS]
+        if len(stopped) < LOST_TASKS:
+            return ""
         found = self._cloud.call(
-            "ecs", "describe_tasks", operation, cluster=self._facts.cluster_arn, tasks=list(tasks)[:LOST_TASKS]
-        )["tasks"]
-        reasons = [str(one.get("stoppedReason") or "") for one in found]
-        return f"its tasks end: {next((why for why in reasons if why), 'ECS does not say why')}".rstrip(".")
+            "ecs", "describe_tasks", operation, cluster=self._facts.cluster_arn, tasks=stopped
+        )["tasks"]  # fmt: skip
+        reasons = [
+            str(one.get("stoppedReason") or one["stopCode"])
+            for one in found
+            if one.get("taskDefinitionArn") == definition and one.get("stopCode") in LOST
+        ]
+        return f"its tasks end: {reasons[-1]}".rstrip(".") if len(reasons) >= LOST_TASKS else ""
 
     def _tasks(self, operation: str, name: str, status: str) -> Iterator[str]:
         return self._cloud.pages(
@@ -270,16 +294,17 @@ class Services:
         )
         for arn in list(arns):
             one = self._cloud.call("ecs", "describe_task_definition", operation, taskDefinition=arn)["taskDefinition"]
-            (main,) = (container for container in one["containerDefinitions"] if container["name"] == MAIN)
-            told = {pair["name"]: pair["value"] for pair in main["environment"]}
+            told = {
+                pair["name"]: pair["value"]
+                for container in one["containerDefinitions"]
+                if container["name"] == MAIN
+                for pair in container["environment"]
+            }
             if one["family"] == self._facts.service and "EKIBEN_REVISION" in told:
                 yield one, told
 
     def _arn(self, name: str) -> str:
         return f"{self._facts.cluster_arn.replace(':cluster/', ':service/', 1)}/{name}"
-
-
-IDLE = "idle_timeout.timeout_seconds"
 
 
 def address(service: Mapping[str, Any]) -> str:
@@ -295,7 +320,7 @@ def _oldest(service: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return min(found, key=lambda one: one["createdAt"], default={})
 
 
-def _waited(look: Any, operation: str, why: str) -> Any:
+def _waited(look: Callable[[], tuple[bool, T]], operation: str, why: str) -> T:
     """What `look` says, once it says that this is the end."""
     deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
     while True:
