@@ -50,7 +50,7 @@ def bind(bucket: str, ecs: Express) -> Callable[..., express.Endpoint]:
             "infrastructure_role_arn": f"{role}infrastructure", "task_role_arn": f"{role}task", "vcpu": 4, "memory_mib": 16_384,
             "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve@sha256:0", "min_instances": 2, "max_instances": 6,
             "timeout_s": 60.0, "model": "tiny@champion", "storage_uri": f"s3://{bucket}", "template_uri": f"s3://{bucket}/t",
-            "template_sha256": "0" * 64, "log_group": f"/ekiben/{name}", "environment": {"EKIBEN_ENDPOINT": "tiny-api"}, **over,
+            "template_sha256": "0" * 64, "log_group": f"/ekiben/{name}", "variables": {"EKIBEN_ENDPOINT": "tiny-api"}, **over,
         }  # fmt: skip
         part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
         bound = Endpoint(part, platform(part))

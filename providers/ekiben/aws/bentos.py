@@ -12,7 +12,9 @@ from ekiben.errors import IntegrityError
 from ekiben.records import LoggedPrediction, ModelVersion
 from ekiben.revisions import revision_id
 
-__all__ = ["check_bytes", "environment", "last_predictions"]
+__all__ = ["VERSION_VARIABLES", "check_bytes", "environment", "last_predictions"]
+
+VERSION_VARIABLES = ("EKIBEN_BENTO", "EKIBEN_DIGEST", "EKIBEN_REVISION", "EKIBEN_MODEL_VERSION")
 
 
 def check_bytes(storage: Storage, version: ModelVersion, operation: str) -> None:
@@ -28,12 +30,8 @@ def check_bytes(storage: Storage, version: ModelVersion, operation: str) -> None
 
 def environment(version: ModelVersion) -> dict[str, str]:
     """What the environment of a container says of the version that it serves."""
-    return {
-        "EKIBEN_BENTO": version.bento_uri,
-        "EKIBEN_DIGEST": version.digest,
-        "EKIBEN_MODEL_VERSION": version.id,
-        "EKIBEN_REVISION": revision_id(version),
-    }
+    told = (version.bento_uri, version.digest, revision_id(version), version.id)
+    return dict(zip(VERSION_VARIABLES, told, strict=True))
 
 
 def last_predictions(storage: Storage, endpoint: str, last: int) -> list[LoggedPrediction]:

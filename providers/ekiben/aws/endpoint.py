@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ekiben import runtime
-from ekiben.aws.bentos import check_bytes, last_predictions
+from ekiben.aws.bentos import VERSION_VARIABLES, check_bytes, environment, last_predictions
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import EndpointFacts, facts_of
 from ekiben.aws.lambdas import Answer, Lambda, said_of
@@ -46,7 +46,8 @@ from ekiben.revisions import check_tag, check_weights, revision_id
 __all__ = ["REVISION_VARIABLES", "Endpoint"]
 
 # What a deployment says in the function's environment, and the program therefore leaves alone.
-REVISION_VARIABLES = ("EKIBEN_BENTO", "EKIBEN_DIGEST", "EKIBEN_REVISION", "EKIBEN_MODEL_VERSION", "EKIBEN_DEPLOYED_AT")
+DEPLOYED_AT = "EKIBEN_DEPLOYED_AT"
+REVISION_VARIABLES = (*VERSION_VARIABLES, DEPLOYED_AT)
 
 DESCRIBED = re.compile(r"(v\d+-[0-9a-f]{8}) (\S+:\d+) ([0-9a-f]{64})")
 TAG_PREFIX = "tag-"
@@ -80,8 +81,7 @@ class Endpoint(runtime.Endpoint):
         if there is None:
             check_bytes(self._storage, version, operation)
             # Without a difference to the last version, also one that is gone, Lambda publishes nothing: that is the time.
-            told = (version.bento_uri, version.digest, id, version.id, now())
-            variables = dict(zip(REVISION_VARIABLES, told, strict=True))
+            variables = {**environment(version), DEPLOYED_AT: now()}
             mine = self._function.publish(operation, f"{id} {version.id} {version.digest}", variables)
             # Of two at once that made one each the first is the revision; each takes back its own.
             if (first := self._numbers(operation).get(id, [mine])[0]) != mine:

@@ -47,7 +47,8 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(
         ("ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "NotFound",
          "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NotFoundException", "ObjectNotFoundException",
-         "RepositoryNotFoundException", "ImageNotFoundException", "ServiceNotFoundException", "ClusterNotFoundException", "404"),
+         "RepositoryNotFoundException", "ImageNotFoundException", "ServiceNotFoundException", "ClusterNotFoundException",
+         "ServiceDeploymentNotFoundException", "ServiceNotActiveException", "LoadBalancerNotFound", "404"),
         (NotFound, ""),
     ),
     **dict.fromkeys(
@@ -139,7 +140,7 @@ _ROLE = re.compile(
 )
 _INVALID = (
     "ValidationException", "ValidationError", "InvalidParameterValueException", "InvalidParameterException",
-    "InvalidInputException",
+    "InvalidInputException", "ClientException",
 )  # fmt: skip
 
 

@@ -160,7 +160,8 @@ class ExpressFacts(Record):
     definitions that are its revisions; a revision without traffic runs as a service of its own. All are made by deployments.
 
     cluster_arn: of the services. execution_role_arn: what starts the tasks; task_role_arn: what they run as;
-    infrastructure_role_arn: what makes the load balancer. vcpu, memory_mib: of a task, see `backends.fargate`.
+    infrastructure_role_arn: what makes the load balancer. vcpu, memory_mib: of a task, see `backends.fargate`. The rest as in
+    `VariantsFacts`.
     """
 
     region: str
@@ -180,6 +181,7 @@ class ExpressFacts(Record):
     template_uri: str
     template_sha256: str
     log_group: str
+    variables: dict[str, str] = field(default_factory=dict)
     subnet_ids: list[str] = field(default_factory=list)
     security_group_ids: list[str] = field(default_factory=list)
 

@@ -14,13 +14,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from ekiben.aws.bentos import environment
 from ekiben.aws.client import Cloud
 from ekiben.aws.errors import RoleNotReady, code_of
 from ekiben.aws.logs import lines
 from ekiben.errors import AlreadyExists, EkibenError, ModelFailed, NotFound, ProviderError, Unavailable, Unsupported
 from ekiben.invocations import as_json, parsed, refusal
 from ekiben.records import ModelVersion, Prediction
-from ekiben.revisions import check_tag, revision_id
+from ekiben.revisions import check_tag
 
 __all__ = ["Hosting", "moment", "no_tags"]
 
@@ -50,13 +51,9 @@ class Hosting:
         **more: Any,
     ) -> None:
         """A model whose environment names the version's bento; silent where it is there. `more` goes to CreateModel as it is."""
-        environment = {
-            **variables, "EKIBEN_BENTO": version.bento_uri, "EKIBEN_DIGEST": version.digest,
-            "EKIBEN_MODEL_VERSION": version.id, "EKIBEN_REVISION": revision_id(version),
-        }  # fmt: skip
         request = {
             "ModelName": name, "ExecutionRoleArn": role_arn, "Tags": self._tags,
-            "PrimaryContainer": {"Image": image_uri, "Environment": environment}, **more,
+            "PrimaryContainer": {"Image": image_uri, "Environment": {**variables, **environment(version)}}, **more,
         }  # fmt: skip
         deadline = time.monotonic() + ROLE_TIMEOUT_S
         while True:

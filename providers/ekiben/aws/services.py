@@ -59,7 +59,7 @@ class Services:
         container = {
             "name": MAIN, "image": facts.image_uri, "essential": True,
             "portMappings": [{"containerPort": PORT, "name": "http", "protocol": "tcp"}],
-            "environment": [{"name": name, "value": value} for name, value in sorted({**facts.environment, **told}.items())],
+            "environment": [{"name": name, "value": value} for name, value in sorted({**facts.variables, **told}.items())],
             "logConfiguration": {
                 "logDriver": "awslogs",
                 "options": {
