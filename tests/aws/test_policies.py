@@ -1,0 +1,139 @@
+"""Policies: those that a program with everything produces have nothing that a linter finds, and the linter finds what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ekiben as ek
+from ekiben.aws import components as cloud
+
+from .policies import Policy, bounds, linted, policies, wildcards
+from .program import run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated in favor of:DeprecationWarning")
+
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/k"
+HERE = "eu-west-1:123456789012"
+
+
+def identity(*statements: Mapping[str, Any]) -> list[Policy]:
+    return [
+        Policy(
+            "aws:iam/rolePolicy:RolePolicy", "p", {"Version": "2012-10-17", "Statement": list(statements)}, "identity"
+        )
+    ]
+
+
+def trusted(statement: Mapping[str, Any]) -> list[Policy]:
+    whole = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", **statement}]}
+    return [Policy("aws:iam/role:Role", "r", whole, "trust")]
+
+
+def queue(statement: Mapping[str, Any]) -> list[Policy]:
+    whole = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": f"arn:aws:sqs:{HERE}:dead", **statement}
+    return [Policy("aws:sqs/queuePolicy:QueuePolicy", "q", {"Version": "2012-10-17", "Statement": whole}, "resource")]
+
+
+def allow(action: str, resource: Any, **more: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": [action], "Resource": resource, **more}
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (identity(allow("s3:GetObjekt", "arn:aws:s3:::lake-1/*")), "getobjekt"),
+        (identity(allow("s3:GetObject", f"arn:aws:sqs:{HERE}:dead")), "requires a resource"),
+        (identity({**allow("s3:GetObject", "arn:aws:s3:::lake-1/*"), "Principal": "*"}), "Principal"),
+        (trusted({"Principal": {"Service": "lambda.amazonaws.com"}, "Resource": "*"}), "Resource"),
+    ],
+)
+def test_the_linter_finds_what_iam_would_not_take(found: list[Policy], word: str) -> None:
+    assert word in " ".join(linted(found))
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (identity(allow("s3:*", "arn:aws:s3:::lake-1/*")), "s3:* is not one action"),
+        (identity(allow("s3:Get*", "arn:aws:s3:::lake-1/*")), "s3:Get* is not one action"),
+        (identity(allow("s3:GetObject", "*")), "s3:GetObject on everything"),
+        (identity(allow("s3:GetObject", "arn:aws:s3:::*")), "is not ours alone"),
+        (identity(allow("s3:GetObject", "arn:aws:s3:::lake*/*")), "is not ours alone"),
+        (identity(allow("sqs:SendMessage", "arn:aws:sqs:*:123456789012:dead")), "is not ours alone"),
+        (identity(allow("sagemaker:StopTrainingJob", f"arn:aws:sagemaker:{HERE}:training-job/*")), "is not ours alone"),
+        (identity(allow("sagemaker:StopTrainingJob", f"arn:aws:sagemaker:{HERE}:*/job")), "is not ours alone"),
+        (identity(allow("ecr:GetAuthorizationToken", f"arn:aws:ecr:{HERE}:repository/r")), "takes no resource"),
+        (identity({"Effect": "Allow", "NotAction": "iam:*", "Resource": "*"}), "says what is not meant"),
+    ],
+)
+def test_what_is_too_wide_is_found(found: list[Policy], word: str) -> None:
+    assert word in " ".join(wildcards(found))
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (identity(allow("iam:PassRole", "arn:aws:iam::123456789012:role/r")), "passed to any service"),
+        (trusted({"Principal": {"Service": "lambda.amazonaws.com"}}), "is let in for everybody"),
+        (trusted({"Principal": {"AWS": "arn:aws:iam::1:root"}}), "somebody else than a service"),
+        (queue({"Principal": "*"}), "everybody is let in"),
+        (queue({"Principal": {"Service": "events.amazonaws.com"}}), "is let in for everybody"),
+    ],
+)
+def test_who_is_let_in_unbound_is_found(found: list[Policy], word: str) -> None:
+    assert word in " ".join(bounds(found))
+
+
+def test_what_is_well_is_let_through() -> None:
+    to_lambda = {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
+    rule = {"ArnEquals": {"aws:SourceArn": f"arn:aws:events:{HERE}:rule/r"}}
+    account = {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+    found = [
+        *identity(
+            allow("s3:GetObject", ["arn:aws:s3:::lake-1/code/*"]),
+            allow("sagemaker:StopTrainingJob", f"arn:aws:sagemaker:{HERE}:training-job/*-1a2b3c4d"),
+            allow("iam:PassRole", "arn:aws:iam::123456789012:role/r", Condition=to_lambda),
+            allow("ecr:GetAuthorizationToken", "*"),
+        ),
+        *trusted({"Principal": {"Service": "lambda.amazonaws.com"}, "Condition": account}),
+        *queue({"Principal": {"Service": "events.amazonaws.com"}, "Condition": rule}),
+    ]
+    assert [*linted(found), *wildcards(found), *bounds(found)] == []
+    assert json.dumps(found[0].document)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders that components are made from."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("job/train.py", "handler/main.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("def handler(event, runtime): ...\n")
+    return tmp_path
+
+
+def everything() -> list[Any]:
+    """A program that asks for all there is."""
+    lake = cloud.Storage("lake", ek.StorageSpec(kms_key=KEY, expire_days={"tmp/": 7}))
+    other = cloud.Storage("other", ek.StorageSpec(versioning="off", retain=True))
+    models = cloud.Registry("models", ek.RegistrySpec(mirror="required"), storage=lake)
+    resources = ek.Resources(gpus=1, gpu="A10G", vcpu=4, memory_mib=8192)
+    spec = ek.TrainingSpec(
+        source="job", inputs={"rows": "lake/rows/", "more": "other/more/"}, spot=True, resources=resources
+    )
+    fit = cloud.Training("income", spec, storage=lake, inputs_from=[other])
+    watch = cloud.Monitor("watch", ek.MonitorSpec(notify=("ops@example.org",)), watches=[fit])
+    limit = cloud.Budget("limit", ek.BudgetSpec(monthly_usd=100, notify=("ops@example.org",)))
+    ek.export(lake, other, models, fit, watch, limit)
+    return [lake, other, models, fit]
+
+
+def test_a_program_with_everything_has_nothing_that_a_linter_finds(project: Path) -> None:
+    found = policies(run(everything, project))
+    assert {one.kind for one in found} == {"identity", "trust", "resource"}
+    assert [*linted(found), *wildcards(found), *bounds(found)] == []
