@@ -33,13 +33,16 @@ WIDE = {
     "ec2:DescribeSubnets": "EC2 describes whole regions",
     "ec2:DescribeVpcs": "EC2 describes whole regions",
     "ecr:GetAuthorizationToken": "a login is to a registry, and opens nothing by itself",
+    "sagemaker:ListEndpoints": "a list has no ARN; it shows names and states",
     "sagemaker:ListTrainingJobs": "a list has no ARN; it shows names and states",
 }
+# Resources whose names nobody can know before, and why; a condition has to say what they are of.
+UNNAMED = {":scalable-target/*": "Application Auto Scaling makes up the ids of its targets"}
 # Only in a key's own policy, where "*" is the key: without it nobody could change the key again.
 OWNER = "kms:*"
 # Services that do not say for whom they come; see `ekiben.aws.components.monitor.key_statements`.
 NAMELESS = {("kms", "events.amazonaws.com")}
-SOURCES = {"aws:SourceArn", "aws:SourceAccount"}
+SOURCES = {"aws:sourcearn", "aws:sourceaccount"}
 # Letters of a resource's own name beside its wildcards, from which on it is no other stack's.
 OWN_LETTERS = 6
 # The type of a resource -> of cfn-lint's: the type, the property, and what else that one needs.
@@ -66,7 +69,8 @@ class Statement(NamedTuple):
 
     @property
     def keys(self) -> set[str]:
-        return {key for asked in self.conditions.values() for key in asked}
+        """Of its conditions; AWS does not look at their case."""
+        return {key.lower() for asked in self.conditions.values() for key in asked}
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def wildcards(found: list[Policy]) -> list[str]:
             said += [
                 f"{policy}: {resource} is not ours alone"
                 for resource in one.resources
-                if resource != "*" and not _own(resource)
+                if resource != "*" and not _own(resource) and not (one.conditions and resource.endswith(tuple(UNNAMED)))
             ]
     return said
 
@@ -168,7 +172,7 @@ def bounds(found: list[Policy]) -> list[str]:
         for one in policy.statements:
             if one.effect == "Deny":
                 continue
-            if "iam:PassRole" in one.actions and (one.keys != {"iam:PassedToService"} or len(one.actions) > 1):
+            if "iam:PassRole" in one.actions and (one.keys != {"iam:passedtoservice"} or len(one.actions) > 1):
                 said.append(f"{policy}: a role may be passed to any service")
             if policy.kind == "identity":
                 continue

@@ -72,9 +72,12 @@ def mirror_statements(groups: str, arns: str) -> list[Statement]:
         return []
     group, package = f"{arns}:model-package-group/{groups}-*", f"{arns}:model-package/{groups}-*"
     return [
-        allow(["sagemaker:CreateModelPackageGroup", "sagemaker:AddTags", "sagemaker:ListModelPackages"], [group]),
+        allow(["sagemaker:CreateModelPackageGroup", "sagemaker:AddTags"], [group]),
         allow(
-            ["sagemaker:CreateModelPackage", "sagemaker:DescribeModelPackage", "sagemaker:UpdateModelPackage"],
+            [
+                f"sagemaker:{one}"
+                for one in ("CreateModelPackage", "DescribeModelPackage", "ListModelPackages", "UpdateModelPackage")
+            ],
             [group, package],
         ),
     ]
