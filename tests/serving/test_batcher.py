@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ekiben.serving.endpoint import TRIALS
 from ekiben.serving.metrics import Metrics
+from ekiben.serving.quick import TRIALS
 
 from .rig import Rig, came_true, on_loop, turns
 
@@ -204,7 +204,7 @@ def test_a_blocking_method_that_is_short_needs_no_thread_until_it_is_slow() -> N
         for _ in range(10):
             client.ask([1])
             await came_true(lambda: client.status)
-        assert not rig.batcher._inline
+        assert not rig.batcher.endpoint.quick.proven
 
     on_loop(test, asynchronous=False)
 
@@ -215,7 +215,7 @@ def test_with_threads_of_its_own_no_call_is_made_where_it_stands() -> None:
         for _ in range(2 * TRIALS):
             client.ask([1])
             await came_true(lambda: client.status)
-        assert not rig.batcher._inline
+        assert not rig.batcher.endpoint.quick.proven
 
     on_loop(test, asynchronous=False, threads=2)
 

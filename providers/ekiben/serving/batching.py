@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import failures, rows
 from .batch import Batch, Callee, Job
-from .endpoint import LONG_S, MAX_TRIALS, OF_CALLS, SHORT_S, SLOW, TRIALS, Arguments
 from .exchange import TEXT, Exchange
 from .pace import Pace
+from .quick import SHORT_S
 from .rows import RowsError
 from .standin.exceptions import BadInput
 
 if TYPE_CHECKING:
-    from .endpoint import Endpoint
+    from .endpoint import Arguments, Endpoint
 
 __all__ = ["Batcher", "refusal"]
 
@@ -59,8 +59,6 @@ class Batcher:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle_s: float | None = None
-        self._inline, self._short, self._trials = False, 0, TRIALS
-        self._calls = self._slow = 0
 
     def add(self, exchange: Exchange, arguments: Arguments, context: contextvars.Context | None) -> None:
         """It is answered in the end, whatever happens."""
@@ -185,7 +183,7 @@ class Batcher:
         self._running += 1
         if self.callee.asynchronous:
             batch.task = self.application.spawn(self._in_task(batch))
-        elif self._inline and self.pace.expected_s(batch.rows) < SHORT_S:
+        elif self.endpoint.quick.proven and self.pace.expected_s(batch.rows) < SHORT_S:
             self._here(batch)
         else:
             self.application.threads.submit(batch.run, lambda _, error, seconds: self._done(batch, error))
@@ -219,7 +217,7 @@ class Batcher:
             self.application.metrics.batch(self.method.name, requests, count)
             if well:
                 self.pace.called(count, seconds)
-                self._measure(seconds)
+                self.endpoint.quick.took(seconds)
         for job in batch.jobs:
             if job.dropped:
                 self.endpoint._close(job.context)
@@ -240,18 +238,3 @@ class Batcher:
             self.endpoint._close(job.context)
         else:
             self.endpoint._finish(job.exchange, job.output, job.error, job.context)
-
-    def _measure(self, seconds: float) -> None:
-        """What has always been short is called where it stands, until three of 256 calls are slow."""
-        if not self._inline:
-            self._short = self._short + 1 if seconds < SHORT_S else 0
-            application = self.application
-            self._inline = self._short >= self._trials and application.threads.count == 1 and application.watched()
-            return
-        self._calls += 1
-        if self._calls == OF_CALLS:
-            self._calls = self._slow = 0
-        self._slow += seconds > LONG_S
-        if self._slow >= SLOW:
-            self._inline, self._short, self._slow = False, 0, 0
-            self._trials = min(2 * self._trials, MAX_TRIALS)

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError, ValidationError, from_json
 
 from . import asgi, contents, failures, floats, render
 from .exchange import JSON, Exchange
+from .quick import Quick
 from .standin.context import Call, call as current_call
 from .standin.descriptors import ARGS, KWARGS, IORootModel
 from .standin.exceptions import BentoMLException
@@ -30,11 +31,6 @@ __all__ = ["Endpoint"]
 log = logging.getLogger("bentoml.serve")
 FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
 PICKLE = b"application/vnd.bentoml+pickle"
-# A blocking method that has been this quick so often is called where it stands, without a thread; until so many of so many calls
-# are slow (one may be the machine's doing).
-SHORT_S, LONG_S = 0.001, 0.005
-SLOW, OF_CALLS = 3, 256
-TRIALS, MAX_TRIALS = 16, 4096
 MAX_TYPES = 64
 _END = object()
 
@@ -63,9 +59,7 @@ class Endpoint:
         self._generator = inspect.isgeneratorfunction(func)
         self._async_generator = inspect.isasyncgenfunction(func)
         self._plain: set[type] = set()  # of outputs that need no Starlette
-        self._inline = False
-        self._trials, self._short = TRIALS, 0
-        self._calls = self._slow = 0
+        self.quick = Quick(lambda: application.threads.count == 1 and application.watched())
         self._batcher: Batcher | None = None
         if method.batchable:
             from .batching import Batcher
@@ -161,7 +155,7 @@ class Endpoint:
         if self._context:
             kwargs[self._context] = self.application.service.context
         instance, func = self.application.instance, self.method.func
-        if self._inline:
+        if self.quick.proven:
             self._call_here(exchange, args, kwargs, context)
         elif self.method.is_stream:
             self._spawn(exchange, self._stream(exchange, func(instance, *args, **kwargs), context), context)
@@ -189,14 +183,7 @@ class Endpoint:
         finally:
             application.here_since = 0.0
             asyncio._set_running_loop(application.loop)
-        self._calls += 1
-        if self._calls == OF_CALLS:
-            self._calls = self._slow = 0
-        if time.perf_counter() - started > LONG_S:
-            self._slow += 1
-            if self._slow >= SLOW:
-                self._inline, self._short, self._slow = False, 0, 0
-                self._trials = min(2 * self._trials, MAX_TRIALS)
+        self.quick.took(time.perf_counter() - started)
         self._finish(exchange, output, error, context)
 
     def _call_in_thread(self, exchange: Exchange, run: Callable[[], Any], context: contextvars.Context | None) -> None:
@@ -207,8 +194,7 @@ class Endpoint:
             return
 
         def done(output: Any, error: BaseException | None, seconds: float) -> None:
-            self._short = self._short + 1 if seconds < SHORT_S else 0
-            self._inline = self._short >= self._trials and threads.count == 1 and self.application.watched()
+            self.quick.took(seconds)
             self._finish(exchange, output, error, context)
 
         known = contextvars.copy_context() if context is None and exchange.trace is not None else context
