@@ -17,6 +17,7 @@ from ekiben.packing.image import BUILDSPEC
 SMALL = {
     "Dockerfile": """\
 FROM public.ecr.aws/docker/library/python:3.12-slim
+COPY --from=public.ecr.aws/awsguru/aws-lambda-adapter:0.9.1 /lambda-adapter /opt/extensions/lambda-adapter
 COPY server.py /opt/server.py
 ENV GREETING=hello
 USER 65532:65532

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from ekiben.emulators.aws import ensure, stop
 
+from . import images
 from .conftest import Aws
 from .test_functions import call, make, until, value
 from .test_training import lines, submit
@@ -25,8 +27,22 @@ def stopped(aws: Aws) -> None:
     stop(aws.server.state_dir)
 
 
+def hosted(aws: Aws, folder: Path, role: str) -> int:
+    """An endpoint of SageMaker; the number of its process."""
+    images.prepare(aws)
+    images.build(aws, images.context(folder, "small", images.SMALL), "small")
+    image = {"Image": f"{images.ACCOUNT}/{images.REPOSITORY}:small"}
+    aws.sagemaker.create_model(ModelName="m", ExecutionRoleArn=role, PrimaryContainer=image)
+    variant = {"VariantName": "v", "ModelName": "m", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    aws.sagemaker.create_endpoint_config(EndpointConfigName="e", ProductionVariants=[variant])
+    aws.sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="e")
+    until(lambda: aws.sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService")
+    answer = aws.sagemaker_runtime.invoke_endpoint(EndpointName="e", Body=b"{}")
+    return int(json.loads(answer["Body"].read())["pid"])
+
+
 @pytest.mark.parametrize("end", [killed, stopped])
-def test_functions_and_jobs_end_with_it(tmp_path: Path, end: Callable[[Aws], None]) -> None:
+def test_functions_jobs_and_endpoints_end_with_it(tmp_path: Path, end: Callable[[Aws], None]) -> None:
     aws = Aws(ensure(tmp_path))
     try:
         make(aws, "one", "import os\ndef handler(event, context): return os.getpid()\n")
@@ -40,7 +56,7 @@ def test_functions_and_jobs_end_with_it(tmp_path: Path, end: Callable[[Aws], Non
             "trap '' TERM; echo $$; while :; do sleep 0.1; done",
             RoleArn=role,
         )
-        pids = [value(call(aws, "one")), int(until(lambda: lines(aws, job))[0])]
+        pids = [value(call(aws, "one")), int(until(lambda: lines(aws, job))[0]), hosted(aws, tmp_path, role)]
         assert all(map(lives, pids))
         end(aws)
         until(lambda: not any(map(lives, pids)))
