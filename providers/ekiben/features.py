@@ -54,6 +54,7 @@ class Limits:
     request_bytes: int = 0
     function_timeout_s: int = 0
     function_memory_mib: int = 0
+    function_retries: int = 0
     training_timeout_s: int = 0
 
 

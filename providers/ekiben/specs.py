@@ -352,6 +352,7 @@ def _limits(spec: Spec, support: Support) -> list[tuple[str, float, float, str]]
         return [
             ("timeout_s", spec.timeout_s, limits.function_timeout_s, "s"),
             ("memory_mib", spec.memory_mib, limits.function_memory_mib, "MiB"),
+            ("retries", spec.retries, limits.function_retries, "retries"),
         ]
     return []
 

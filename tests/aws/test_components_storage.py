@@ -86,7 +86,7 @@ def test_a_bucket_s_lifecycle() -> None:
 def test_who_uses_a_storage_reaches_that_one_and_no_further() -> None:
     listing, objects = write_statements(BUCKET, ["runs/a/"])
     assert listing["Resource"] == [BUCKET]
-    assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/a/*"]}}
+    assert listing["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["runs/a/*"]}}
     assert objects["Resource"] == [f"{BUCKET}/runs/a/*"]
     _, reading = read_statements(BUCKET, ["x/"])
     assert reading["Action"] == ["s3:GetObject"]

@@ -39,6 +39,8 @@ SUPPORT = Support(
         endpoint_timeout_s=3600,
         function_timeout_s=900,
         function_memory_mib=10_240,
+        # Of asynchronous calls: https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
+        function_retries=2,
         training_timeout_s=28 * 24 * 3600,
     ),
 )

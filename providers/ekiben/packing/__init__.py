@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ekiben.packing.bento import template
     from ekiben.packing.image import environment_image
     from ekiben.packing.source import bundle, function_bundle, job_library
+    from ekiben.packing.wheels import vendored
+    from ekiben.packing.zipped import zipped
 
 __all__ = [
     "Bundle",
@@ -27,7 +29,9 @@ __all__ = [
     "sha256",
     "template",
     "unpack",
+    "vendored",
     "verify",
+    "zipped",
 ]
 
 _HOME = {
@@ -42,7 +46,9 @@ _HOME = {
     "sha256": "archive",
     "template": "bento",
     "unpack": "archive",
+    "vendored": "wheels",
     "verify": "archive",
+    "zipped": "zipped",
 }
 
 

@@ -110,9 +110,11 @@ def key_statements(kms_key: str, *, write: bool) -> list[Statement]:
 
 
 def _list(bucket_arn: str, prefixes: Sequence[str]) -> Statement:
-    everything = "" in prefixes
-    only = {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}}
-    return allow(["s3:ListBucket"], [bucket_arn], None if everything else only)
+    """List a bucket, which is also what makes S3 tell that an object is not there, instead of that it may not be read. Such a
+    request has no prefix, therefore IfExists.
+    """
+    only = {"StringLikeIfExists": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}}
+    return allow(["s3:ListBucket"], [bucket_arn], None if "" in prefixes else only)
 
 
 def tls_only(bucket_arn: str) -> Statement:

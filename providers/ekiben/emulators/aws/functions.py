@@ -59,7 +59,7 @@ class Functions:
             return outcome.payload.decode("utf-8", "replace"), bool(outcome.error), outcome.log
 
         LambdaFunction._invoke_lambda = run  # type: ignore[assignment, method-assign]
-        _keep_dead_letter_queues()
+        _keep_what_moto_drops()
         versions.keep(images)
 
     def invoke(self, call: Call) -> Answer:
@@ -297,26 +297,37 @@ def _count(function: LambdaFunction, qualifier: str, values: Mapping[str, tuple[
     count(function.account_id, function.region, "AWS/Lambda", where, values)
 
 
-def _keep_dead_letter_queues() -> None:
-    """Have moto keep, and tell, the DeadLetterConfig that it drops."""
+def _keep_what_moto_drops() -> None:
+    """Have moto keep, and tell, the DeadLetterConfig and the LoggingConfig that it drops."""
     make, configure, tell = (
         LambdaFunction.__init__,
         LambdaFunction.update_configuration,
         LambdaFunction.get_configuration,
     )
 
+    def keep(function: Any, config: Mapping[str, Any]) -> None:
+        if "DeadLetterConfig" in config:
+            function.dead_letter_config = config["DeadLetterConfig"] or {}
+        if "LoggingConfig" in config:
+            function.logging_config = {"LogFormat": "Text", **(config["LoggingConfig"] or {})}
+            function.logs_group_name = function.logging_config.get("LogGroup") or function.logs_group_name
+
     def init(self: LambdaFunction, account_id: str, spec: dict[str, Any], *more: Any, **named: Any) -> None:
-        self.dead_letter_config = spec.get("DeadLetterConfig") or {}  # type: ignore[attr-defined]
+        self.dead_letter_config, self.logging_config = {}, {}  # type: ignore[attr-defined]
         make(self, account_id, spec, *more, **named)
+        keep(self, spec)
 
     def update(self: LambdaFunction, config_updates: dict[str, Any]) -> dict[str, Any]:
-        if "DeadLetterConfig" in config_updates:
-            self.dead_letter_config = config_updates["DeadLetterConfig"]  # type: ignore[attr-defined]
+        keep(self, config_updates)
         return configure(self, config_updates)
 
     def get(self: LambdaFunction, on_create: bool = False) -> dict[str, Any]:
-        kept = getattr(self, "dead_letter_config", {})
-        return {**tell(self, on_create), **({"DeadLetterConfig": kept} if kept.get("TargetArn") else {})}
+        kept, logs = getattr(self, "dead_letter_config", {}), getattr(self, "logging_config", {})
+        return {
+            **tell(self, on_create),
+            **({"DeadLetterConfig": kept} if kept.get("TargetArn") else {}),
+            "LoggingConfig": {"LogFormat": "Text", "LogGroup": self.logs_group_name, **logs},
+        }
 
     LambdaFunction.__init__ = init  # type: ignore[method-assign]
     LambdaFunction.update_configuration = update  # type: ignore[method-assign]

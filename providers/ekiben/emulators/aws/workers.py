@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import re
 import secrets
 import shutil
 import sys
@@ -45,6 +46,7 @@ CONCURRENCY = 10  # of a new account (https://docs.aws.amazon.com/lambda/latest/
 INIT_S = 60.0  # AWS gives 10; a busy laptop is slower
 IDLE_S = 300.0
 LOOK_S = 5.0
+TASK_ROOT = re.compile(r"(?<![^:])/var/task(?=[/:]|\Z)")
 
 logger = logging.getLogger("ekiben.emulators.aws")
 
@@ -110,6 +112,8 @@ class Worker:
     def _start_zip(self, folder: Path, env: Mapping[str, str]) -> None:
         runtime, task = _runtime(folder), _unpacked(folder, self.code.zip)
         self.api = RuntimeApi(self.code.arn, self.code.timeout_s)
+        # Where Lambda has the zip, a folder of its own stands for it here.
+        env = {name: TASK_ROOT.sub(str(task), value) for name, value in env.items()}
         env = {
             **{name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
             "LANG": "en_US.UTF-8", "TZ": ":UTC", "TMPDIR": str(self.folder / "tmp"), "HOME": str(self.folder / "tmp"),

@@ -13,7 +13,7 @@ __all__ = ["KINDS"]
 CODE = ("code", "s3Bucket", "s3Key", "s3ObjectVersion", "imageUri", "sourceCodeHash")
 SETTINGS = (
     "role", "handler", "runtime", "description", "timeout", "memorySize", "environment", "deadLetterConfig", "ephemeralStorage",
-    "layers",
+    "layers", "loggingConfig",
 )  # fmt: skip
 PERMISSION = (
     "action", "principal", "sourceArn", "sourceAccount", "statementId", "qualifier", "functionUrlAuthType", "eventSourceToken",
@@ -82,6 +82,7 @@ def _update(aws: Aws, id: str, old: Props, new: Props) -> None:
             "Environment": {"Variables": {}},
             "Layers": [],
             "DeadLetterConfig": {"TargetArn": ""},
+            "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{id}"},
         }
         client.update_function_configuration(FunctionName=id, **{**nothing, **_given(new, SETTINGS, ("variables",))})
     if any(old.get(name) != new.get(name) for name in CODE):
@@ -216,7 +217,7 @@ def _update_events(aws: Aws, id: str, old: Props, new: Props) -> None:
 KINDS = [
     Kind(
         type="aws:lambda/function:Function",
-        computed=frozenset({"architectures", "ephemeralStorage"}),
+        computed=frozenset({"architectures", "ephemeralStorage", "loggingConfig"}),
         takes=frozenset({
             "name", "packageType", "architectures", "publish", "reservedConcurrentExecutions", "tags", *CODE, *SETTINGS,
         }),

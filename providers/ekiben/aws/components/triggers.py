@@ -1,0 +1,109 @@
+"""What starts a function, in EventBridge's own words: cron expressions, and patterns of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cronsim import CronSim
+
+from ekiben.aws.events import SOURCE
+from ekiben.specs import NewData, Schedule
+
+__all__ = ["cron", "decided", "due", "landed", "told", "trained"]
+
+DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+ENDED = ("Completed", "Failed", "Stopped")
+
+
+def cron(expression: str) -> str:
+    """A cron expression of five fields as Scheduler has it: with a year, and `?` for the one of the two days that says nothing.
+
+    Everything else is spelled out, for dialects differ in steps and in which day of the week is 1: "0 9 * * 1-5" is
+    cron(0 9 ? * MON-FRI *). See https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html#cron-based
+    """
+    found: Any = CronSim(expression, datetime.now(UTC))
+    _, _, day, _, weekday = expression.split()
+    fields = [
+        _numbers(found.minutes, 0, 59),
+        _numbers(found.hours, 0, 23),
+        "?" if weekday != "*" else _numbers(found.days, 1, 31),
+        _numbers(found.months, 1, 12),
+        "?"
+        if weekday == "*"
+        else ",".join(DAYS[number] for number in sorted({number % 7 for number in found.weekdays})),
+        "*",
+    ]
+    assert day == "*" or weekday == "*", "the spec lets only one of the two days be restricted"
+    return f"cron({' '.join(fields)})"
+
+
+def _numbers(wanted: Iterable[int], first: int, last: int) -> str:
+    """A set of numbers as a field: "*", or a list of numbers and ranges."""
+    left = sorted(wanted)
+    if left == list(range(first, last + 1)):
+        return "*"
+    parts: list[list[int]] = []
+    for number in left:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def due(function: str, schedule: Schedule) -> dict[str, str]:
+    """What a schedule gives the function: Scheduler itself fills in the time that it was due."""
+    return {
+        "schedule": schedule.cron,
+        "zone": schedule.zone,
+        "due": "<aws.scheduler.scheduled-time>",
+        "function": function,
+    }
+
+
+def landed(bucket: str, trigger: NewData) -> dict[str, Any]:
+    """The pattern of S3's events of new objects with keys like these."""
+    pattern: dict[str, Any] = {
+        "source": ["aws.s3"], "detail-type": ["Object Created"], "detail": {"bucket": {"name": [bucket]}},
+    }  # fmt: skip
+    if keys := _keys(trigger.prefix, trigger.suffix):
+        pattern["detail"]["object"] = {"key": [keys]}
+    return pattern
+
+
+def _keys(prefix: str, suffix: str) -> dict[str, str]:
+    """A filter takes one of them; of both together a wildcard is made, in which an asterisk of a key is escaped."""
+    if prefix and suffix:
+        # A key must be as long as both: what overlaps (prefix "a/", suffix "/b", key "a/b") is no match.
+        first, last = (text.replace("\\", "\\\\").replace("*", "\\*") for text in (prefix, suffix))
+        return {"wildcard": f"{first}*{last}"}
+    if prefix:
+        return {"prefix": prefix}
+    return {"suffix": suffix} if suffix else {}
+
+
+def told(event: str, source: str) -> dict[str, Any]:
+    """The pattern of an event of Ekiben's on the program's bus."""
+    pattern: dict[str, Any] = {"source": [SOURCE], "detail-type": [event]}
+    return {**pattern, "detail": {"source": [source]}} if source else pattern
+
+
+def trained(scopes: Sequence[str]) -> dict[str, Any]:
+    """The pattern of SageMaker's events of training jobs that have ended, of trainings with these scopes."""
+    names = [{"suffix": f"-{scope}"} for scope in sorted(scopes)]
+    return {
+        "source": ["aws.sagemaker"],
+        "detail-type": ["SageMaker Training Job State Change"],
+        "detail": {"TrainingJobStatus": list(ENDED), "TrainingJobName": names},
+    }
+
+
+def decided(groups: str) -> dict[str, Any]:
+    """The pattern of SageMaker's events of model packages whose approval has changed, in groups whose names begin so."""
+    return {
+        "source": ["aws.sagemaker"],
+        "detail-type": ["SageMaker Model Package State Change"],
+        "detail": {"ModelPackageGroupName": [{"prefix": f"{groups}-"}]},
+    }
