@@ -9,7 +9,7 @@ from ekiben.errors import SpecError
 __all__ = ["RESERVED", "check_key", "check_prefix", "hidden", "is_data"]
 
 RESERVED = ".ekiben"
-OWN_PREFIXES = ("bentos/", "code/", "predictions/", "registry/", "runs/")
+OWN_PREFIXES = ("bentos/", "code/", "deliveries/", "predictions/", "registry/", "runs/")
 _MAX_KEY_BYTES = 1024
 _MAX_SEGMENT_BYTES = 255
 # Control characters, the backslash (a separator on Windows) and `|` (object_store takes "x|" for a Windows drive).

@@ -186,7 +186,7 @@ class EndpointSpec(Spec):
 
 class NewData(Spec):
     """When an object has landed, whole, in a storage component. What Ekiben itself writes there is no new data: bentos/, code/,
-    predictions/, registry/ and runs/.
+    deliveries/, predictions/, registry/ and runs/.
     """
 
     type: Literal["NewData"] = "NewData"

@@ -76,10 +76,11 @@ def test_the_parts_are_what_the_run_face_reads(made: Recorded) -> None:
 
 
 def test_a_bucket_s_lifecycle() -> None:
-    tidy, first, second = lifecycle({"b/": 2, "a/": 1}, 30)
+    tidy, marks, first, second = lifecycle({"b/": 2, "a/": 1}, 30)
     assert tidy["noncurrent_version_expiration"] == {"noncurrent_days": 30}
     assert tidy["abort_incomplete_multipart_upload"] == {"days_after_initiation": 7}
-    assert [(one["filter"]["prefix"], one["expiration"]["days"]) for one in (first, second)] == [("a/", 1), ("b/", 2)]
+    rules = [(one["filter"]["prefix"], one["expiration"]["days"]) for one in (marks, first, second)]
+    assert rules == [("deliveries/", 30), ("a/", 1), ("b/", 2)]
     assert "noncurrent_version_expiration" not in lifecycle({}, 0)[0]
 
 

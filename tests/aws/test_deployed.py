@@ -15,10 +15,8 @@ import boto3
 import pytest
 
 import ekiben as ek
-from ekiben.emulators.aws import Server, ensure, stop
-from ekiben.emulators.aws.install import install
-from ekiben.engine import pulumi_cli
-from ekiben.engine.environment import environment
+from ekiben.emulators import stacks
+from ekiben.emulators.aws import stop
 
 pytestmark = pytest.mark.engine
 
@@ -58,8 +56,8 @@ REGION = "eu-west-1"
 class Stack:
     """The project, its runtime, and what stands outside and looks."""
 
-    def __init__(self, root: Path, server: Server) -> None:
-        self.root, self.server = root, server
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def ekiben(self, *words: str) -> Any:
         done = subprocess.run(
@@ -86,29 +84,30 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Made by `up`; what is left of it at the end goes with the emulator."""
     root = tmp_path_factory.mktemp("deployed").resolve()
     (root / "Pulumi.yaml").write_text("name: small\nruntime: python\nmain: infra/\n")
-    (root / "Pulumi.dev.yaml").write_text(f"config:\n  ekiben:provider: aws\n  aws:region: {REGION}\n")
+    (root / "Pulumi.dev.yaml").write_text(
+        f"config:\n  ekiben:provider: aws\n  ekiben:emulate: true\n  aws:region: {REGION}\n"
+    )
     for path, text in {
         "infra/__main__.py": PROGRAM, "functions/watch/main.py": WATCH, "functions/alone/main.py": ALONE,
     }.items():  # fmt: skip
         (root / path).parent.mkdir(parents=True)
         (root / path).write_text(text)
-    server = ensure(root / "aws")
     with pytest.MonkeyPatch.context() as env:
         for name in os.environ:
             if name.startswith(("PULUMI_", "EKIBEN_", "AWS_")) and name != "PULUMI_SKIP_UPDATE_CHECK":
                 env.delenv(name)
+        made = Stack(root)
+        made.ekiben("up")
+        server = stacks.found(root)
+        assert server is not None
         for name, value in server.environment.items():
             env.setenv(name, value)
-        cli = pulumi_cli.ensure(Path(__file__).parents[2], print)
-        install(cli, {**os.environ, **environment(root, cli)}, root)
-        made = Stack(root, server)
-        made.ekiben("up")
         yield made
-    stop(root / "aws")
+    stop(stacks.state_dir(root))
 
 
 def wait(probe: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 75
     while not (found := probe()):
         assert time.monotonic() < deadline, what
         time.sleep(0.2)

@@ -193,7 +193,7 @@ class FunctionFacts(Record):
     retries: of its event invoke configuration, 2 at most. url: where it has one. dead_letters: the URL of the queue that is the
     dead-letter queue of the function, of the rules and of the schedules that call it.
 
-    Its environment says EKIBEN_DELIVERIES=s3://BUCKET/.ekiben/deliveries/NAME where it may read and write a prefix of that kind:
+    Its environment says EKIBEN_DELIVERIES=s3://BUCKET/deliveries/NAME where it may read and write a prefix of that kind:
     there it marks the events that it has had, so that one that comes twice is handled once.
     """
 

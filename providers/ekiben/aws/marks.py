@@ -16,7 +16,7 @@ from ekiben.records import now
 
 __all__ = ["PLACE", "claim", "finish"]
 
-# The variable that says where they are: s3://BUCKET/.ekiben/deliveries/FUNCTION. Without it nothing is marked.
+# The variable that says where they are: s3://BUCKET/deliveries/FUNCTION. Without it nothing is marked.
 PLACE = "EKIBEN_DELIVERIES"
 
 

@@ -28,7 +28,7 @@ RUNTIME, PYTHON = "python3.13", "3.13"
 MACHINE = "x86_64"
 ROOT, LIBRARY = "/var/task", "_ekiben"
 RECORD = f"{LIBRARY}/platform.json"
-MARKS = ".ekiben/deliveries"
+MARKS = "deliveries"
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 ENVIRONMENT_BYTES = 4096
 LETTER_DAYS = 14
@@ -112,6 +112,7 @@ class Function(Aws, components.Function):
             timeout_s=spec.timeout_s,
             retries=spec.retries,
             url=self._url(),
+            dead_letters=self.dead.url,
         )
 
     def needs(self) -> pulumi.Output[Sequence[Statement]]:

@@ -7,8 +7,6 @@ suffixes here none is longer than 63, which is what buckets, roles and functions
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,15 +221,4 @@ def source_folder(component: Component[Any], source: str, entry: str = "") -> Pa
 
 
 def exported(record: pulumi.Output[Platform]) -> None:
-    """Leave the record where the command line looks for it, once all of it is there. A preview leaves nothing."""
-    if not pulumi.runtime.is_dry_run():
-        record.apply(_keep)
-
-
-def _keep(platform: Platform) -> None:
-    folder = project_root() / ".ekiben" / platform.stack
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".platform-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(platform.to_json())
-    os.replace(name, folder / "platform.json")
+    """Nothing more: functions have the record in their bundle, and everybody else has the stack's output."""

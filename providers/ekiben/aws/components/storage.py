@@ -17,6 +17,7 @@ from ekiben.errors import SpecError
 __all__ = ["Storage", "key_statements", "read_statements", "storage_of", "write_statements"]
 
 UPLOAD_DAYS = 7
+MARK_DAYS = 30
 
 
 class Storage(Aws, components.Storage):
@@ -149,7 +150,9 @@ def lifecycle(expire_days: dict[str, int], keep_versions_days: int) -> list[dict
         tidy["noncurrent_version_expiration"] = {"noncurrent_days": keep_versions_days}
         # A mark of a deletion that hides nothing any more.
         tidy["expiration"] = {"expired_object_delete_marker": True}
-    rules = [tidy]
+    # Of events that functions have had; none comes again after the two weeks that a dead letter is kept.
+    marks = {"id": "marks", "status": "Enabled", "filter": {"prefix": "deliveries/"}, "expiration": {"days": MARK_DAYS}}
+    rules = [tidy, marks]
     for number, (prefix, days) in enumerate(sorted(expire_days.items()), 1):
         rules.append(
             {"id": f"expire-{number}", "status": "Enabled", "filter": {"prefix": prefix}, "expiration": {"days": days}}

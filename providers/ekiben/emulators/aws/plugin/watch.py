@@ -216,7 +216,12 @@ def _read_target(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
         return None
     there = camel(target, TARGET, ("inputPaths",))
     del there["id"]
-    return {"eventBusName": props.get("eventBusName", "default"), **there, "rule": props["rule"], "targetId": props["targetId"]}
+    return {
+        "eventBusName": props.get("eventBusName", "default"),
+        **there,
+        "rule": props["rule"],
+        "targetId": props["targetId"],
+    }
 
 
 def _update_target(aws: Aws, id: str, old: Props, new: Props) -> None:
