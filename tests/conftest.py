@@ -31,7 +31,10 @@ settings.load_profile("ekiben")
 
 # The tests of these folders share what takes long to make.
 RIG = "tests/conformance/"
-TOGETHER = (RIG, "tests/example/", "tests/new/test_project.py")
+TOGETHER = (
+    RIG, "tests/example/", "tests/new/test_project.py", "tests/aws/test_emulated.py", "tests/aws/test_endpoint.py",
+    "tests/serving/test_trees_install.py", "tests/test_packing_bento.py",
+)  # fmt: skip
 
 
 class Scheduling(LoadScopeScheduling):
@@ -54,8 +57,13 @@ def needs_engine(item: pytest.Item) -> bool:
     return item.get_closest_marker("engine") is not None or item.nodeid.startswith(RIG)
 
 
+def order(item: pytest.Item) -> tuple[bool, bool]:
+    """Those that need the engine come last, and of them what is long and cannot be divided first: no worker waits for the other."""
+    return needs_engine(item), not item.nodeid.startswith(TOGETHER)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=needs_engine)
+    items.sort(key=order)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

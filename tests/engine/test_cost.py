@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ekiben.cli import plan
 from ekiben.cost import PRICES, Cost
 from ekiben.engine import stacks
 from ekiben.engine.progress import Progress
@@ -17,6 +18,7 @@ lake = cloud.Storage("lake")
 job = cloud.Training("job", ek.TrainingSpec(source="training_jobs/job"), storage=lake)
 """
 PRICED = """
+from ekiben.cli import plan
 from ekiben.cost import Cost
 from ekiben.components import Component
 
@@ -29,23 +31,21 @@ cloud.Training.cost = Component.cost
 @pytest.mark.engine
 def test_d17_a_preview_says_what_each_component_costs(project: Project) -> None:
     project.program(LOCAL + "ek.export(lake, job)\n")
+    stacks.up(project.root, "dev", progress=Progress(quiet=True))
     planned = stacks.preview(project.root, "dev", progress=Progress(quiet=True))
     assert set(planned.costs) == {"job", "lake"}
     for cost in planned.costs.values():
         assert [getattr(cost, price) for price in PRICES] == [0.0] * len(PRICES)
         assert "machine" in cost.why, "nothing is billed, and the reason is given"
-    said = project.ekiben("preview")
-    assert said.stderr.splitlines()[-1].startswith("cost: nothing. It runs on a machine")
+    assert plan.unbilled(planned.costs).startswith("It runs on a machine")
 
-    stacks.up(project.root, "dev", progress=Progress(quiet=True))
     project.program(PRICED + LOCAL + "ek.export(lake, job)\n")
-    planned = stacks.preview(project.root, "dev", progress=Progress(quiet=True))
-    assert planned.changes == {}, "a new price list changes no resource"
-    assert planned.costs["lake"].usd_per_month == 0.25
-    assert planned.costs["job"] == Cost(why="local gives no prices")
-
-    told = json.loads(project.ekiben("preview", "--json").stdout)["costs"]
-    assert told["job"]["usd_per_month"] is None, "unknown is not 0"
+    told = json.loads(project.ekiben("preview", "--json").stdout)
+    assert told["changes"] == {}, "a new price list changes no resource"
+    assert told["costs"]["lake"]["usd_per_month"] == 0.25
+    assert told["costs"]["job"] == {**dict.fromkeys(PRICES), "priced_on": "", "why": "local gives no prices"}, (
+        "unknown is not 0"
+    )
     table = project.ekiben("preview", "--markdown").stdout.splitlines()
     assert table[0] == "<!-- ekiben preview of dev -->"
     assert table[-1] == "| sum | 0.25 + 1 unknown |  |  | 20.00 + 1 unknown |  |  |"
