@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ekiben.cli import plan
-from ekiben.cost import PRICES, Cost
+from ekiben.cost import PRICES
 from ekiben.engine import stacks
 from ekiben.engine.progress import Progress
 
