@@ -164,3 +164,35 @@ def test_packages_do_what_moto_lacks(aws: Aws) -> None:
     with pytest.raises(ClientError, match="does not exist"):
         client.delete_model_package(ModelPackageName=package)
     client.delete_model_package_group(ModelPackageGroupName="g")
+
+
+def test_an_isolated_job_reaches_nothing_but_itself(aws: Aws, bucket: str) -> None:
+    code = (
+        "exec python3 -c '\n"
+        "import os, socket, urllib.request\n"
+        'print("keys", [name for name in os.environ if name.startswith("AWS_ACCESS")])\n'
+        'mine = socket.create_server(("127.0.0.1", 0))\n'
+        "socket.create_connection(mine.getsockname()).close()\n"
+        'print("itself", True)\n'
+        "try:\n"
+        f'    urllib.request.urlopen("{aws.server.url}/", timeout=5)\n'
+        '    print("reached")\n'
+        "except OSError as error:\n"
+        '    print("cut off", type(error).__name__)\n'
+        'base = os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")\n'
+        'open(f"{base}/model/m", "w").write(open(f"{base}/input/data/points/a.csv").read())\n'
+        "'"
+    )
+    for isolated in (False, True):
+        name = submit(aws, bucket, code, EnableNetworkIsolation=isolated)
+        job = ended(aws, name)
+        assert job["TrainingJobStatus"] == "Completed", lines(aws, name)
+        said = lines(aws, name)
+        if isolated and any("not cut off" in line for line in said):
+            pytest.skip("this system makes no network namespaces for this user")
+        assert said == (
+            ["keys []", "itself True", "cut off URLError"]
+            if isolated
+            else ["keys ['AWS_ACCESS_KEY_ID']", "itself True", "reached"]
+        )
+        assert job["ModelArtifacts"], "its data was brought, and its model taken, by others"

@@ -1,19 +1,24 @@
-"""`python -I cell.py BASE HOSTS COMMAND...`: become a command that finds BASE at /opt/ml, and the host names of the file HOSTS.
+"""`python -I cell.py [--cut-off] BASE HOSTS COMMAND...`: become a command that finds BASE at /opt/ml, and the host names of the
+file HOSTS; cut off, its network is a loopback device of its own and nothing else.
 
-Only the command and what it starts see it (a mount namespace of Linux). Where the kernel does not allow that to this user,
-SAGEMAKER_BASE_DIR says where BASE is, as it does for AWS's own containers. It imports nothing of Ekiben.
+Only the command and what it starts see it (namespaces of Linux). Where the kernel does not allow that to this user,
+SAGEMAKER_BASE_DIR says where BASE is, as it does for AWS's own containers, and the network stays. It imports nothing of Ekiben.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import socket
 import stat
+import struct
 import sys
 
 PLACE = "/opt/ml"
-CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 def enter(base: str, hosts: str) -> None:
@@ -38,6 +43,14 @@ def enter(base: str, hosts: str) -> None:
     mount(hosts, "/etc/hosts", "none", MS_BIND)
 
 
+def cut_off() -> None:
+    """Leave the machine's network; what is on 127.0.0.1 from now on is this command's. Raises OSError where it cannot be done."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    with socket.socket() as any_:
+        fcntl.ioctl(any_, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
 def _make_place(mount) -> None:  # type: ignore[no-untyped-def]
     """A folder /opt/ml: in a copy of /opt that has all that the real one has."""
     above, name = os.path.split(PLACE)
@@ -58,12 +71,17 @@ def _make_place(mount) -> None:  # type: ignore[no-untyped-def]
     os.close(there)
 
 
-def main(base: str, hosts: str, command: list[str]) -> None:
+def main(base: str, hosts: str, command: list[str], *, isolated: bool) -> None:
     try:
         enter(base, hosts)
     except (OSError, AttributeError) as error:
         os.environ["SAGEMAKER_BASE_DIR"] = base
         print(f"[emulator] there is no {PLACE} here ({error}): SAGEMAKER_BASE_DIR says where it is", flush=True)
+    if isolated:
+        try:
+            cut_off()
+        except (OSError, AttributeError) as error:
+            print(f"[emulator] the network is not cut off, as it would be in SageMaker ({error})", flush=True)
     try:
         os.execvp(command[0], command)  # noqa: S606 - what it was given to run
     except OSError as error:
@@ -71,4 +89,6 @@ def main(base: str, hosts: str, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    words = sys.argv[1:]
+    off = words[0] == "--cut-off"
+    main(words[off], words[off + 1], words[off + 2 :], isolated=off)

@@ -221,7 +221,9 @@ class Running:
         self.record.training_start_time = _now()
         for host, log in zip(self._hosts, self._logs, strict=True):
             base = self.folder / host
-            cells = [sys.executable, "-I", str(cell.__file__), str(base), str(self.folder / "hosts"), *command]
+            # Several instances reach each other over the network that they would be cut off from.
+            alone = ["--cut-off"] if self.asked.get("EnableNetworkIsolation") and self._count == 1 else []
+            cells = [sys.executable, "-I", str(cell.__file__), *alone, str(base), str(self.folder / "hosts"), *command]
             with log.path.open("ab") as output:
                 self._wards.append(Ward(cells, env=self._env(host), cwd=base, output=output))
         mirrors = self._mirrors()
