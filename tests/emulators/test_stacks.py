@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from ekiben.cli.platform import keep, runtime
 from ekiben.emulators import stacks
-from ekiben.emulators.aws import running, stop
+from ekiben.emulators.aws import ensure, running, stop
 from ekiben.errors import SpecError, Unavailable
 from ekiben.records import Part, Platform
 
@@ -94,8 +95,17 @@ def test_an_emulated_stack_meets_its_emulator_whatever_the_user_has_set(
     plugins = Path(os.environ["PULUMI_HOME"]) / "plugins"
     assert plugins.is_relative_to(root / stacks.DIR)
     assert [path.name.partition("-v")[0] for path in plugins.glob("resource-aws-v*[0-9]")] == ["resource-aws"]
+    stacks.made(root, "dev")
     assert stacks.enter(root, "dev", engine=True) is False
     assert runtime("dev").names("storage") == ["lake"]
+    # Another one, whoever started it, holds nothing of the stack.
+    stop(stacks.state_dir(root))
+    with pytest.raises(Unavailable, match="has forgotten all it held"):
+        runtime("dev")
+    assert ensure(stacks.state_dir(root)).born != server.born
+    with pytest.raises(Unavailable, match="has forgotten all it held.*ekiben up"):
+        runtime("dev")
+    assert stacks.enter(root, "dev", engine=True) is True
 
 
 LAKE = Part(name="lake", kind="storage", provider="aws", ref="b", facts={"region": "us-east-1", "uri": "s3://b"})
@@ -131,3 +141,43 @@ def test_the_verb_starts_finds_and_stops_it(root: Path) -> None:
     assert json.loads(verb("--stop", "--json"))["running"] is False
     assert not running(stacks.state_dir(root))
     verb("--stop")
+
+
+PROGRAM = """
+import ekiben as ek
+cloud = ek.provider()
+lake = cloud.Storage("lake")
+ek.export(lake, cloud.Registry("models", storage=lake))
+"""
+
+
+@pytest.mark.engine
+def test_what_an_emulator_that_has_ended_held_is_made_again(root: Path) -> None:
+    config(root, "dev")
+    (root / "__main__.py").write_text(PROGRAM)
+
+    def ekiben(*words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ekiben.cli", *words, "--stack", "dev"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    ekiben("up")
+    first = json.loads((root / ".ekiben" / "dev" / "platform.json").read_text())["parts"]["lake"]["facts"]["uri"]
+    stop(stacks.state_dir(root))
+    # Somebody starts the next one before `up` does: it is empty nevertheless.
+    ensure(stacks.state_dir(root))
+    assert "has forgotten all it held" in ekiben("models", code=5)
+    assert "has forgotten all of it" in (said := ekiben("up"))
+    assert "create" in said
+    url = ensure(stacks.state_dir(root)).url
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    there = {one["Name"] for one in boto3.client("s3", endpoint_url=url, **keys).list_buckets()["Buckets"]}
+    again = json.loads((root / ".ekiben" / "dev" / "platform.json").read_text())["parts"]["lake"]["facts"]["uri"]
+    assert {again.removeprefix("s3://")} == there, first
+    ekiben("models")

@@ -24,9 +24,10 @@ def runtime(stack: str) -> Runtime:
         return connect()
     path = state_dir(stack) / "platform.json"
     if path.exists():
-        from ekiben.emulators.stacks import enter
+        from ekiben.emulators.stacks import enter, forgotten
 
-        enter(project(), path.parent.name)
+        if enter(project(), path.parent.name):
+            raise forgotten(path.parent.name)
         return connect(path)
     there = [name for name in stacks() if (project() / ".ekiben" / name / "platform.json").exists()]
     raise SpecError(

@@ -129,12 +129,16 @@ def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any)
     begun = time.monotonic()
     root = find_root()
     name = stacks.choose(root, stack)
-    if emulators.enter(root, name, engine=True) and verb == "up":
+    if emulators.enter(root, name, engine=True) and verb in ("preview", "up"):
         # A new emulator is empty: what the state says of the last one's is not so.
         more["refresh"] = True
+        if (root / ".ekiben" / name / "platform.json").exists():
+            show.say("The emulated AWS that this stack was made on has ended, and has forgotten all of it.")
     run: Callable[..., Result] = getattr(stacks, verb)
     result = run(root, name, **more)
     left = []
+    if verb == "up":
+        emulators.made(root, name)
     if verb == "up" and "platform" in result.outputs:
         keep(root, name, result.outputs["platform"])
     if verb == "destroy":

@@ -14,9 +14,9 @@ from typing import Any
 from ekiben.emulators.aws import Server, ensure, running
 from ekiben.errors import SpecError, Unavailable
 
-__all__ = ["DIR", "config", "emulated", "enter", "found", "state_dir"]
+__all__ = ["DIR", "config", "emulated", "enter", "forgotten", "found", "made", "state_dir"]
 
-DIR = ".ekiben/.emulators"
+DIR, MADE = ".ekiben/.emulators", "made"
 KEY, PROVIDER, EMULATES = "ekiben:emulate", "ekiben:provider", ("aws",)
 
 
@@ -42,7 +42,8 @@ def emulated(root: Path, stack: str) -> bool:
 
 
 def enter(root: Path, stack: str, *, engine: bool = False) -> bool:
-    """Have this process, and what it starts, meet the emulator where the stack runs on it. Was the emulator started for this?
+    """Have this process, and what it starts, meet the emulator where the stack runs on it. Is it another one than the last `up`
+    left the stack on, which holds nothing of it?
 
     `engine`: start it where it does not run, and have the stand-in plugin. Raises Unavailable without `engine` where it does not
     run, and SpecError for a stack that is no emulated one in an environment that is the emulator's: a stack is on one or the other.
@@ -55,12 +56,8 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> bool:
             )
         return False
     folder = state_dir(root)
-    fresh = not running(folder)
-    if fresh and not engine:
-        raise Unavailable(
-            "aws", f"use the stack {stack!r}", "the emulated AWS that it runs on does not run, and has forgotten all it held",
-            "Run `ekiben up`, which starts it and makes everything again",
-        )  # fmt: skip
+    if not engine and not running(folder):
+        raise forgotten(stack)
     server = ensure(folder)
     for name in foreign(os.environ):
         del os.environ[name]
@@ -71,12 +68,38 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> bool:
         from ekiben.engine.pulumi_cli import ensure as cli
 
         install(cli(root, print), os.environ, root)
-    return fresh
+    return _last(root, stack) != server.born
+
+
+def made(root: Path, stack: str) -> None:
+    """Keep in mind that what the stack's state says is there on the emulator that runs now."""
+    server = found(root) if emulated(root, stack) else None
+    if server is not None and _last(root, stack) != server.born:
+        path = root / DIR / MADE / stack
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{stack}.{os.getpid()}")
+        fresh.write_text(server.born, encoding="ascii")
+        fresh.replace(path)
+
+
+def forgotten(stack: str) -> Unavailable:
+    """What to say to those who want to use what was on an emulator that has ended."""
+    return Unavailable(
+        "aws", f"use the stack {stack!r}", "the emulated AWS that it was made on has ended, and has forgotten all it held",
+        "Run `ekiben up`, which makes everything again",
+    )  # fmt: skip
 
 
 def found(root: Path) -> Server | None:
     """The project's emulated AWS, if it runs."""
     return ensure(state_dir(root)) if running(state_dir(root)) else None
+
+
+def _last(root: Path, stack: str) -> str:
+    try:
+        return (root / DIR / MADE / stack).read_text(encoding="ascii")
+    except OSError:
+        return ""
 
 
 def foreign(environ: Mapping[str, str]) -> list[str]:

@@ -93,11 +93,11 @@ def up(root: Path, stack: str, *, progress: Progress | None = None, refresh: boo
         return Result(stack=stack, changes=progress.changes, steps=progress.steps, outputs=_open(made.outputs))
 
 
-def preview(root: Path, stack: str, *, progress: Progress | None = None) -> Result:
+def preview(root: Path, stack: str, *, progress: Progress | None = None, refresh: bool = False) -> Result:
     """What `up` would do. Nothing is changed and nothing is started. Raises as `up` does."""
     progress = progress or Progress()
     with _stack(root, stack, "preview", progress) as opened:
-        opened.preview(on_event=progress, color="never")
+        opened.preview(refresh=refresh or None, on_event=progress, color="never")
         return Result(stack=stack, changes=progress.changes, steps=progress.steps, costs=progress.costs)
 
 

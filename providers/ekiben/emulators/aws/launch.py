@@ -28,11 +28,12 @@ POLL_S = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """An emulated AWS that answers at `url`."""
+    """An emulated AWS that answers at `url`. born: another one for each that is started, all of which begin empty."""
 
     state_dir: Path
     url: str
     pid: int
+    born: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -121,7 +122,7 @@ def _found(state_dir: Path) -> Server | None:
     try:
         about = json.loads((state_dir / ABOUT).read_text(encoding="utf-8"))
         alive = (state_dir / LOCK).read_text(encoding="ascii") == str(about["pid"])
-        return Server(state_dir=state_dir, url=about["url"], pid=about["pid"]) if alive else None
+        return Server(state_dir=state_dir, url=about["url"], pid=about["pid"], born=about["born"]) if alive else None
     except (OSError, ValueError, KeyError):
         return None
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -75,7 +76,10 @@ def _serve(
     serving.start()
     try:
         fresh = state_dir / f".{ABOUT}.{os.getpid()}"
-        fresh.write_text(json.dumps({"pid": os.getpid(), "port": port, "url": url}) + "\n", encoding="utf-8")
+        fresh.write_text(
+            json.dumps({"pid": os.getpid(), "port": port, "url": url, "born": secrets.token_hex(8)}) + "\n",
+            encoding="utf-8",
+        )
         fresh.replace(state_dir / ABOUT)
         logger.info("the emulated AWS of %s answers at %s", state_dir, url)
         ready()
