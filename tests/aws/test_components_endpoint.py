@@ -18,7 +18,7 @@ from ekiben.aws.backends import BACKENDS as SERVICES
 from ekiben.aws.components import Endpoint, Registry, Storage
 from ekiben.aws.components.endpoint import BACKENDS, function_statements, hosting_statements
 from ekiben.aws.components.images import build_statements, functions_pull
-from ekiben.aws.facts import EndpointFacts, VariantsFacts, facts_of
+from ekiben.aws.facts import EndpointFacts, ServerlessFacts, VariantsFacts, facts_of
 from ekiben.errors import SpecError, Unsupported
 from ekiben.local import SUPPORT as LOCAL
 
@@ -40,6 +40,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as env:
         env.setenv("XDG_CACHE_HOME", str(root / "cache"))
         yield root
+    pulumi.runtime.set_all_config({})
+
+
+@pytest.fixture(autouse=True)
+def configured() -> Iterator[None]:
+    """What a test has set in the stack's config is gone after it."""
+    yield
     pulumi.runtime.set_all_config({})
 
 
@@ -186,6 +193,63 @@ def test_gpus_are_on_sagemaker_s_instances_and_the_first_deployment_makes_them(o
     assert encryption == [{"encryptionType": "KMS", "kmsKey": KEY}]
 
 
+def test_instances_of_a_function_are_those_that_were_asked_for(project: Path, on_lambda: Recorded) -> None:
+    function = on_lambda.one("lambda/function:Function", "api").inputs
+    assert "reservedConcurrentExecutions" not in function, "of what was not asked for nothing is taken from the account"
+    assert facts_of(on_lambda.parts["api"], EndpointFacts).provisioned == 0
+    recorded = made(project, spec(min_instances=2, max_instances=5, concurrency=3))
+    assert recorded.one("lambda/function:Function").inputs["reservedConcurrentExecutions"] == 15
+    assert facts_of(recorded.parts["api"], EndpointFacts).provisioned == 2
+
+
+def test_an_endpoint_is_on_the_service_that_the_stack_s_config_names(project: Path) -> None:
+    asked = spec(resources=ek.Resources(memory_mib=1500), min_instances=1, max_instances=4, concurrency=5)
+
+    def program() -> list[Any]:
+        return [Endpoint("api", asked, registry=Registry("models", storage=Storage("lake")))]
+
+    pulumi.runtime.set_all_config({"ekiben:services": json.dumps({"api": "sagemaker-serverless", "other": "lambda"})})
+    recorded = run(program, project)
+    facts = facts_of(recorded.parts["api"], ServerlessFacts)
+    assert (facts.memory_mib, facts.max_concurrency, facts.provisioned) == (2048, 20, 1)
+    assert facts.variables["EKIBEN_ENDPOINT"] == "api"
+    assert recorded.one("ekiben:aws:Variants").inputs["endpoint"] == facts.serverless
+    assert not recorded.all("lambda/function:Function")
+    own = [one for one in allowed(recorded, "api-serves") if "logs:CreateLogGroup" in one["Action"]]
+    group = f"arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:/aws/sagemaker/Endpoints/{facts.serverless}"
+    assert [one["Resource"] for one in own] == [[f"{group}-*"]]
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "match"),
+    [
+        ({"api": "fargate"}, SpecError, "there is no service 'fargate'"),
+        ({"api": 1}, SpecError, "ekiben:services is"),
+        ([], SpecError, "ekiben:services is"),
+    ],
+)
+def test_a_service_that_there_is_not_is_refused(project: Path, told: Any, error: type[Exception], match: str) -> None:
+    def program() -> list[Any]:
+        with pytest.raises(error, match=match):
+            Endpoint("api", spec(), registry=Registry("models", storage=Storage("lake")))
+        return []
+
+    pulumi.runtime.set_all_config({"ekiben:services": json.dumps(told)})
+    run(program, project)
+
+
+def test_a_service_that_does_not_hold_the_spec_fails_the_preview(project: Path) -> None:
+    def program() -> list[Any]:
+        models = Registry("models", storage=Storage("lake"))
+        Endpoint("api", spec(timeout_s=61), registry=models)
+        with pytest.raises(Unsupported, match="SageMaker serverless does not hold it.*timeout_s=61: 60 at most"):
+            ek.export(models)
+        return []
+
+    pulumi.runtime.set_all_config({"ekiben:services": json.dumps({"api": "sagemaker-serverless"})})
+    run(program, project)
+
+
 def test_a_network_of_the_stack_s_own_is_where_endpoints_run(project: Path) -> None:
     def program() -> list[Any]:
         return [Endpoint("api", spec(), registry=Registry("models", storage=Storage("lake")))]
@@ -245,7 +309,11 @@ def test_who_uses_a_function_deploys_on_it_and_cannot_delete_it() -> None:
     deploys, deletes, calls = function_statements(FUNCTION)
     for one in (deploys, calls):
         assert one["Resource"] == [FUNCTION, f"{FUNCTION}:*"]
-    assert (deletes["Action"], deletes["Resource"]) == (["lambda:DeleteFunction"], [f"{FUNCTION}:*"])
+    assert deletes["Resource"] == [f"{FUNCTION}:*"]
+    assert deletes["Action"] == [
+        "lambda:DeleteFunction", "lambda:DeleteProvisionedConcurrencyConfig", "lambda:GetProvisionedConcurrencyConfig",
+        "lambda:PutProvisionedConcurrencyConfig",
+    ]  # fmt: skip
     assert not [
         action for one in (deploys, calls) for action in one["Action"] if "Permission" in action or "*" in action
     ]

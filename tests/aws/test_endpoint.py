@@ -208,6 +208,39 @@ def test_traffic_follows_the_weights(
     assert endpoint.invoke({"x": 1}).revision == new.id
 
 
+def test_instances_are_started_before_they_get_traffic_and_not_kept_after(
+    endpoint: Endpoint, make: Callable[[int], ek.ModelVersion], client: Callable[[str], Any], function: str, edge: Edge
+) -> None:
+    def started() -> dict[str, int]:
+        told = client("lambda").list_provisioned_concurrency_configs(FunctionName=function)
+        return {
+            one["FunctionArn"].rpartition(":")[2]: one["RequestedProvisionedConcurrentExecutions"]
+            for one in told["ProvisionedConcurrencyConfigs"]
+        }
+
+    endpoint.part.facts["provisioned"] = 5
+    warm = Endpoint(endpoint.part, endpoint.platform)
+    old, new = (warm.deploy(make(number)) for number in (1, 2))
+    assert started() == {}
+    warm.shift({old.id: 100.0})
+    assert started() == {"1": 5}
+    warm.shift({old.id: 70.0, new.id: 30.0})
+    assert started() == {"1": 4, "2": 2}, "together no fewer than were asked for"
+    at = "/provisioned-concurrency"
+    edge.say(f"GET /2019-09-30/functions/{function}{at}", 200, {"Status": "FAILED", "StatusReason": "No room."})
+    with pytest.raises(ek.NoCapacity, match="its instances are not started: No room"):
+        warm.shift({new.id: 100.0})
+    assert {one.id: one.weight for one in warm.revisions()} == {old.id: 70.0, new.id: 30.0}
+    edge.seen.clear()
+    warm.shift({new.id: 100.0})
+    assert started() == {"2": 5}
+    order = [name.partition(" ")[0] for name, _ in edge.seen if at in name or "/aliases/" in name]
+    assert order.index("GET") < order.index("DELETE")
+    endpoint.part.facts["provisioned"] = 0
+    Endpoint(endpoint.part, endpoint.platform).shift({new.id: 100.0})
+    assert started() == {}
+
+
 def test_retire_takes_the_version_and_its_tag(
     endpoint: Endpoint, make: Callable[[int], ek.ModelVersion], client: Callable[[str], Any], function: str
 ) -> None:

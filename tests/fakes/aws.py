@@ -16,13 +16,22 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from ekiben.emulators.aws.call import Call
+from ekiben.emulators.aws import provisioned
+from ekiben.emulators.aws.call import Answer, Call, Refused as Denied
 from ekiben.emulators.aws.sagemaker import update_endpoint
 from tests.fakes.express import Express, Refused
 
 ECS = "AmazonEC2ContainerServiceV20141113."
 App = Callable[[dict[str, Any], Any], Any]
-REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 429: "Too Many Requests", 500: "Internal Server Error"}
+REASONS = {
+    200: "OK",
+    202: "Accepted",
+    204: "No Content",
+    400: "Bad Request",
+    403: "Forbidden",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +115,9 @@ class Edge:
                 return _reply(start, 400, {"__type": refused.code, "message": str(refused)})
             if said is not None:
                 return _reply(start, 200, said)
+        if provisioned.PATH.fullmatch(environ["PATH_INFO"]):
+            answered = _answered(provisioned.answer, environ)
+            return _reply(start, answered.status, json.loads(answered.body or b"{}"))
         called = re.fullmatch(r"POST /endpoints/([^/]+)/invocations", target)
         if called and called[1] not in _endpoints(environ["HTTP_AUTHORIZATION"].split("/")[2]):
             why = f"Endpoint {called[1]} of account 123456789012 not found."
@@ -190,6 +202,14 @@ def _version(name: str, qualifier: str, region: str) -> str:
     others = (alias.routing_config or {}).get("AdditionalVersionWeights") or {}
     shares = {alias.function_version: 1.0 - sum(others.values()), **others}
     return str(random.choices(list(shares), list(shares.values()))[0])
+
+
+def _answered(addition: Callable[[Call], Answer], environ: dict[str, Any]) -> Answer:
+    """What an addition of the emulator answers."""
+    try:
+        return addition(Call(environ))
+    except Denied as denied:
+        return denied.answer()
 
 
 def _endpoints(region: str) -> Any:

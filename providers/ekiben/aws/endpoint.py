@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -117,7 +118,10 @@ class Endpoint(runtime.Endpoint):
         return list(reversed(found.values()))
 
     def shift(self, weights: Mapping[str, float]) -> list[Revision]:
-        """See `runtime.Endpoint`. Raises Unsupported for more than two revisions with traffic."""
+        """See `runtime.Endpoint`. Instances are started before they get traffic, and not kept after.
+
+        Raises Unsupported for more than two revisions with traffic, NoCapacity where instances are not started.
+        """
         operation = f"shift the traffic of {self.part.name!r}"
         check_weights("aws", self.part.name, weights, {one.id: one.state for one in self.revisions()})
         given = sorted(((weight, id) for id, weight in weights.items() if weight), reverse=True)
@@ -129,7 +133,12 @@ class Endpoint(runtime.Endpoint):
         numbers = self._numbers(operation)
         (_, first), rest = given[0], given[1:]
         others = {numbers[id][0]: round(weight / 100, SHARE_DECIMALS) for weight, id in rest}
+        # Of the versions, not of the alias: Lambda starts none for an alias that splits its traffic.
+        started = {numbers[id][0]: math.ceil(self._facts.provisioned * weight / 100) for weight, id in given}
+        if self._facts.provisioned:
+            self._function.provision(operation, started)
         self._function.point(operation, self._facts.alias, numbers[first][0], others)
+        self._function.release(operation, started if self._facts.provisioned else ())
         return self.revisions()
 
     def retire(self, revision: str) -> None:

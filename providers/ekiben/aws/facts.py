@@ -88,7 +88,7 @@ class EndpointFacts(Record):
     the name of the alias that its traffic goes to. Its environment and its aliases are changed at run time, not by the program.
 
     model: what its spec says; template_*: its bento's template; storage_uri: where the bentos and its predictions are; url: of the
-    alias; log_group: where the function logs.
+    alias; log_group: where the function logs. provisioned: instances that are always started, of what has the traffic.
     """
 
     region: str
@@ -100,6 +100,7 @@ class EndpointFacts(Record):
     template_sha256: str
     log_group: str
     url: str = ""
+    provisioned: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

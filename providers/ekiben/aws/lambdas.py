@@ -6,13 +6,13 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ekiben.aws.client import Cloud
-from ekiben.errors import AlreadyExists, NotFound, PreconditionFailed, ProviderError, SpecError, Unavailable
+from ekiben.errors import AlreadyExists, NoCapacity, NotFound, PreconditionFailed, ProviderError, SpecError, Unavailable
 
 __all__ = ["Answer", "Lambda", "said_of"]
 
@@ -106,6 +106,28 @@ class Lambda:
         with suppress(NotFound):
             self._cloud.call("lambda", "delete_alias", operation, FunctionName=self.name, Name=alias)
 
+    def provision(self, operation: str, wanted: Mapping[str, int]) -> None:
+        """Have so many instances of each of these versions started, and wait. Raises NoCapacity where they are not."""
+        for version, count in wanted.items():
+            self._cloud.call(
+                "lambda", "put_provisioned_concurrency_config", operation,
+                FunctionName=self.name, Qualifier=version, ProvisionedConcurrentExecutions=count,
+            )  # fmt: skip
+        for version in wanted:
+            self._provisioned(operation, version)
+
+    def release(self, operation: str, kept: Collection[str]) -> None:
+        """Have no instances started of any version but these."""
+        for one in list(
+            self._cloud.pages("lambda", "list_provisioned_concurrency_configs", operation, FunctionName=self.name)
+        ):
+            version = str(one["FunctionArn"]).rpartition(":")[2]
+            if version not in kept:
+                with suppress(NotFound):
+                    self._cloud.call(
+                        "lambda", "delete_provisioned_concurrency_config", operation, FunctionName=self.name, Qualifier=version
+                    )  # fmt: skip
+
     def delete(self, operation: str, version: str) -> None:
         """Delete a version; silent where there is none. Raises ProviderError where an alias still points at it."""
         with suppress(NotFound):
@@ -132,6 +154,25 @@ class Lambda:
                 self.delete(operation, number)
             raise
         return number
+
+    def _provisioned(self, operation: str, version: str) -> None:
+        deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
+        while True:
+            found = self._cloud.call(
+                "lambda", "get_provisioned_concurrency_config", operation, FunctionName=self.name, Qualifier=version
+            )
+            if found["Status"] == "READY":
+                return
+            if found["Status"] == "FAILED":
+                why = str(found.get("StatusReason") or "Lambda does not say why").rstrip(".")
+                raise NoCapacity(
+                    "aws", operation, f"its instances are not started: {why}", "Ask for fewer min_instances"
+                )
+            if time.monotonic() > deadline:
+                why = f"its instances are not started after {CHANGE_TIMEOUT_S:g} s"
+                raise Unavailable("aws", operation, why, "Repeat it later")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     def _settled(self, operation: str, qualifier: str = "") -> dict[str, Any]:
         """The function's configuration, once no change of it is under way. Raises ProviderError when that has failed."""

@@ -11,7 +11,7 @@ import pulumi_aws as aws
 
 from ekiben import components
 from ekiben.aws import SUPPORT, stock
-from ekiben.aws.backends import choose, instances
+from ekiben.aws.backends import Backend, choose, instances
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
 from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts, source_folder
@@ -21,6 +21,7 @@ from ekiben.aws.components.training import pass_to, volume_statements
 from ekiben.aws.endpoint import REVISION_VARIABLES
 from ekiben.aws.jobs import scope_of
 from ekiben.aws.leftovers import ENDPOINT_LOGS
+from ekiben.errors import SpecError
 
 __all__ = [
     "BACKENDS",
@@ -42,17 +43,19 @@ TMP_MIB = 2048
 
 
 class Endpoint(Aws, components.Endpoint):
-    """image_uri: of its environment. What it is made of is for the row of `BACKENDS` that its spec goes to."""
+    """image_uri: of its environment. backend: what it is on; the row of `BACKENDS` by that name makes it."""
 
     support = SUPPORT
     image_uri: pulumi.Output[str]
+    backend: Backend
     where: Network
 
     def create(self) -> None:
         from ekiben import packing
 
         self.where = network()
-        backend = choose(self.name, self.spec, private=self.where.private)
+        self.backend = choose(self.name, self.spec, named=services().get(self.name, ""), private=self.where.private)
+        pulumi.log.info(f"The endpoint {self.name!r} is on {self.backend.title}.", self)
         template = packing.template(source_folder(self, self.spec.bento))
         storage, builder = storage_of(self, self.registry.storage), builder_of(self, self.registry)
         self.image_uri = builder.image(packing.environment_image(template)).image_uri
@@ -63,7 +66,7 @@ class Endpoint(Aws, components.Endpoint):
             "template_uri": self.upload(template, storage, "-template"),
             "template_sha256": template.sha256,
         }
-        made, self._uses = BACKENDS[backend.name](self, storage)
+        made, self._uses = BACKENDS[self.backend.name](self, storage)
         self.facts = facts(**known, **made)
 
     def needs(self) -> pulumi.Output[Sequence[Statement]]:
@@ -89,6 +92,7 @@ Made = tuple[dict[str, Any], pulumi.Output[Sequence[Statement]]]
 def on_lambda(endpoint: Endpoint, storage: Storage) -> Made:
     """A function of the image, the alias that has the traffic, and its URL."""
     name, spec, where = endpoint.name, endpoint.spec, endpoint.where
+    count = instances(endpoint.backend, spec)
     log = aws.cloudwatch.LogGroup(name, retention_in_days=LOG_DAYS, tags=endpoint.tags, opts=endpoint.opts())
     role = endpoint.serves(
         LAMBDA, storage, log.arn.apply(log_statements), interface_statements() if where.private else []
@@ -103,6 +107,8 @@ def on_lambda(endpoint: Endpoint, storage: Storage) -> Made:
         memory_size=spec.resources.memory_mib,
         timeout=math.ceil(spec.timeout_s),
         ephemeral_storage={"size": TMP_MIB},
+        # What is reserved for it other functions of the account lack, and new accounts have little: only where it was asked for.
+        reserved_concurrent_executions=count.most if "max_instances" in spec.model_fields_set else None,
         environment={"variables": server_variables(endpoint, storage)},
         logging_config={"log_format": "Text", "log_group": log.name},
         tags=endpoint.tags,
@@ -135,7 +141,13 @@ def on_lambda(endpoint: Endpoint, storage: Storage) -> Made:
     if open_to_all:
         _open(endpoint, function, alias)
     endpoint.ref = function.arn
-    made = {"function": function.name, "alias": alias.name, "log_group": log.name, "url": url.function_url}
+    made = {
+        "function": function.name,
+        "alias": alias.name,
+        "log_group": log.name,
+        "url": url.function_url,
+        "provisioned": count.least,
+    }
     return made, pulumi.Output.from_input(function.arn).apply(
         lambda arn: [*function_statements(arn), *measure_statements()]
     )
@@ -156,7 +168,7 @@ def on_instances(endpoint: Endpoint, storage: Storage) -> Made:
     """A name and a role: SageMaker has no endpoint without a model, so the first deployment makes it."""
     spec, where, resources = endpoint.spec, endpoint.where, endpoint.spec.resources
     called, role, uses = hosted(endpoint, storage)
-    count = instances(choose(endpoint.name, spec, private=where.private), spec)
+    count = instances(endpoint.backend, spec)
     made = {
         "endpoint": called,
         "role_arn": role.arn,
@@ -170,6 +182,23 @@ def on_instances(endpoint: Endpoint, storage: Storage) -> Made:
         "security_group_ids": list(where.security_group_ids),
         "kms_key": storage.spec.kms_key,
         "network_isolation": where.isolated,
+    }
+    return made, uses
+
+
+def on_serverless(endpoint: Endpoint, storage: Storage) -> Made:
+    """A name and a role, as on instances. Memory comes in whole GiB."""
+    called, role, uses = hosted(endpoint, storage)
+    count = instances(endpoint.backend, endpoint.spec)
+    least_mib = endpoint.backend.least_mib
+    made = {
+        "serverless": called,
+        "role_arn": role.arn,
+        "image_uri": endpoint.image_uri,
+        "memory_mib": max(least_mib, math.ceil(endpoint.spec.resources.memory_mib / 1024) * 1024),
+        "max_concurrency": count.most,
+        "provisioned": count.least,
+        "variables": server_variables(endpoint, storage),
     }
     return made, uses
 
@@ -196,7 +225,7 @@ def hosted(
     role = endpoint.serves(
         SAGEMAKER,
         storage,
-        log.arn.apply(lambda arn: [*log_statements(arn), *count_statements()]),
+        log.arn.apply(lambda arn: [*log_statements(arn), *own_log_statements(arn), *count_statements()]),
         builder.repository.arn.apply(pull_statements),
         volume_statements(key),
         interface_statements() if where.private else [],
@@ -217,7 +246,23 @@ def hosted(
 BACKENDS: Mapping[str, Callable[[Endpoint, Storage], Made]] = {
     "lambda": on_lambda,
     "sagemaker-instances": on_instances,
+    "sagemaker-serverless": on_serverless,
 }
+
+
+def services() -> Mapping[str, str]:
+    """Endpoint -> the service that the stack's config names for it (`ekiben:services`). Raises SpecError for what names none."""
+    try:
+        told: Any = pulumi.Config("ekiben").get_object("services")
+    except pulumi.ConfigTypeError as error:
+        raise SpecError(f"The stack's config ekiben:services is no JSON object: {error}.") from error
+    if told is None:
+        return {}
+    if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+        raise SpecError(
+            f"The stack's config ekiben:services is {told!r}: it has names of endpoints, and the service that each is to be on."
+        )
+    return told
 
 
 def server_variables(endpoint: Endpoint, storage: Storage) -> dict[str, pulumi.Input[str]]:
@@ -238,6 +283,16 @@ def log_statements(log_arn: str) -> list[Statement]:
     return [allow(["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"], [f"{log_arn}:*"])]
 
 
+def own_log_statements(log_arn: str) -> list[Statement]:
+    """Log into the groups of revisions that are endpoints of their own, which SageMaker makes."""
+    return [
+        allow(
+            ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+            [f"{log_arn}-*"],
+        )
+    ]
+
+
 def count_statements() -> list[Statement]:
     """Tell how busy the machines of endpoints are. Metrics have no ARNs; the namespace says which they are."""
     namespace = {"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}}
@@ -246,12 +301,13 @@ def count_statements() -> list[Statement]:
 
 def function_statements(function_arn: str) -> list[Statement]:
     """Deploy on one function, shift, retire and call. Only versions of it can be deleted."""
-    reads = ["GetFunctionConfiguration", "ListAliases", "ListVersionsByFunction"]
+    reads = ["GetFunctionConfiguration", "ListAliases", "ListProvisionedConcurrencyConfigs", "ListVersionsByFunction"]
+    started = [f"lambda:{action}ProvisionedConcurrencyConfig" for action in ("Delete", "Get", "Put")]
     changes = ["CreateAlias", "DeleteAlias", "PublishVersion", "UpdateAlias", "UpdateFunctionConfiguration"]
     versions = f"{function_arn}:*"
     return [
         allow([f"lambda:{action}" for action in (*reads, *changes)], [function_arn, versions]),
-        allow(["lambda:DeleteFunction"], [versions]),
+        allow(["lambda:DeleteFunction", *started], [versions]),
         allow(["lambda:InvokeFunction", "lambda:InvokeFunctionUrl"], [function_arn, versions]),
     ]
 
@@ -286,7 +342,9 @@ def hosting_statements(
         # A list has no ARN.
         allow(["sagemaker:ListEndpoints"], ["*"]),
         allow(["iam:PassRole"], [role_arn], pass_to(SAGEMAKER)),
-        allow(["logs:FilterLogEvents"], [f"{log_arn}:*"]),
+        allow(["logs:FilterLogEvents"], [f"{log_arn}:*", f"{log_arn}-*"]),
+        # That of a revision which is an endpoint of its own.
+        allow(["logs:DeleteLogGroup"], [f"{log_arn}-*"]),
         allow([f"application-autoscaling:{one}ScalableTarget" for one in ("Register", "Deregister")], targets, scaled),
         allow(["application-autoscaling:PutScalingPolicy"], targets, scaled),
         allow([f"cloudwatch:{one}" for one in ("DeleteAlarms", "DescribeAlarms", "PutMetricAlarm")], alarms),

@@ -15,7 +15,7 @@ from typing import Any
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, sagemaker, tagged
+from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, provisioned, sagemaker, tagged
 from ekiben.emulators.aws.alarms import Alarms
 from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
@@ -76,6 +76,7 @@ class Edge:
             ("sagemaker", "POST", re.compile(r"/endpoints/[^/]+/invocations"), self._endpoints.invoke),
             ("lambda", "POST", re.compile(r"/2015-03-31/functions/[^/]+/invocations"), self._functions.invoke),
             ("lambda", "POST", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.create),
+            *(("lambda", method, provisioned.PATH, provisioned.answer) for method in ("DELETE", "GET", "PUT")),
             ("lambda", "PUT", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.update),
         ]
 
