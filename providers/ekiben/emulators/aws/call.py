@@ -53,14 +53,16 @@ class Call:
         self.path: str = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
         self.query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
         self.action = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        self.service, self.region, self._key = "", "us-east-1", ""
+        self.service, self.region, self.key = "", "us-east-1", ""
         scope = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition(",")[0].split("/")
+        if len(scope) != 5:  # a request may be signed in its address
+            scope = self.query.get("X-Amz-Credential", "").split("/")
         if len(scope) == 5:
-            self._key, self.region, self.service = scope[0], scope[2], scope[3].lower()
+            self.key, self.region, self.service = scope[0], scope[2], scope[3].lower()
 
     @property
     def account(self) -> str:
-        return self.header("X-Moto-Account-Id") or get_account_id_from(self._key)
+        return self.header("X-Moto-Account-Id") or get_account_id_from(self.key)
 
     @cached_property
     def body(self) -> bytes:

@@ -17,6 +17,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, provisioned, sagemaker, tagged
 from ekiben.emulators.aws.alarms import Alarms
+from ekiben.emulators.aws.authority import Authority
 from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.clock import Clock
@@ -32,9 +33,13 @@ Addition = Callable[[Call], Answer | None]
 
 
 class Edge:
-    """A WSGI application: moto with additions. An addition that answers None leaves the request to moto."""
+    """A WSGI application: moto with additions. An addition that answers None leaves the request to moto.
 
-    def __init__(self, state_dir: Path, url: str) -> None:
+    iam: whoever asks has to be allowed to.
+    """
+
+    def __init__(self, state_dir: Path, url: str, *, iam: bool = False) -> None:
+        self._authority = Authority() if iam else None
         policies.obey()
         buckets.mend()
         tagged.mend()
@@ -83,6 +88,7 @@ class Edge:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         call = Call(environ)
         try:
+            self._check(call)
             answer = self._answer(call)
         except Refused as refused:
             answer = refused.answer()
@@ -117,6 +123,15 @@ class Edge:
         self._builds.reset()
         self._endpoints.close()
         self._functions.close()
+
+    def _check(self, call: Call) -> None:
+        """Raises Refused for what its caller may not do. Moto's own calls are no service's."""
+        if self._authority is None or call.path.startswith("/moto-api"):
+            return
+        if not call.path.startswith(PREFIX):
+            self._authority.check(call)
+        elif asks := self._urls.asks(call):
+            self._authority.check(call, asks)
 
     def _answer(self, call: Call) -> Answer | None:
         if call.path.startswith(PREFIX):

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from moto.awslambda.models import FunctionUrlConfig, lambda_backends
 
+from ekiben.emulators.aws.asking import Asked
 from ekiben.emulators.aws.call import Answer, Call
 from ekiben.emulators.aws.functions import Functions
 from ekiben.emulators.aws.metrics import count, lambda_dimensions
@@ -50,10 +51,20 @@ class Urls:
             answer = replace(answer, body=json.dumps(config.to_dict()).encode())
         return answer
 
+    def asks(self, call: Call) -> list[Asked]:
+        """What IAM is asked for a request to a URL; nothing where the URL is open to all, or is not there."""
+        _, _, found = self._found(call)
+        if found is None or found[1].config.get("AuthType") == "NONE":
+            return []
+        name, qualifier = found[1].function.function_name, getattr(found[1], "qualifier", "")
+        whole = f"arn:aws:lambda:{found[1].function.region}:{found[0]}:function:{name}" + (
+            f":{qualifier}" if qualifier else ""
+        )
+        return [Asked(f"lambda:{action}", whole) for action in ("InvokeFunctionUrl", "InvokeFunction")]
+
     def answer(self, call: Call) -> Answer:
         """A request to a URL."""
-        id, _, path = call.path.removeprefix(PREFIX).partition("/")
-        found = next(((account, config) for account, config in _all() if f"{PREFIX}{id}/" in config.url), None)
+        id, path, found = self._found(call)
         if found is None:
             return _said(403, "Forbidden")
         account, config = found
@@ -73,6 +84,11 @@ class Urls:
         values = {metric: (float(value), "Count") for metric, value in counted.items()}
         count(account, function.region, "AWS/Lambda", where, values)
         return answer
+
+    def _found(self, call: Call) -> tuple[str, str, tuple[str, FunctionUrlConfig] | None]:
+        """The id of the URL and the path below it, and whose URL it is."""
+        id, _, path = call.path.removeprefix(PREFIX).partition("/")
+        return id, path, next((one for one in _all() if f"{PREFIX}{id}/" in one[1].url), None)
 
     def _config(self, call: Call) -> Any:
         name = unquote(call.path.split("/")[3])

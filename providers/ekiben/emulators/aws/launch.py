@@ -34,6 +34,7 @@ class Server:
     url: str
     pid: int
     born: str
+    iam: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -56,16 +57,17 @@ def running(state_dir: Path | str) -> bool:
     return locked(_absolute(state_dir) / LOCK)
 
 
-def ensure(state_dir: Path | str, *, port: int = 0) -> Server:
+def ensure(state_dir: Path | str, *, port: int = 0, iam: bool = False) -> Server:
     """The emulated AWS of `state_dir`, which is started, detached, when none runs. Returns when it answers.
 
-    What it holds is in its memory: a new one is empty. port 0 keeps the port that the last one had, or takes a free one.
-    Raises AlreadyExists when it runs on another port than the one asked for, and Unavailable, with the end of its log, when it
-    does not start.
+    What it holds is in its memory: a new one is empty. port 0 keeps the port that the last one had, or takes a free one. iam: each
+    request is judged by the policies of the role that makes it; the keys of `Server.environment` are the account owner's.
+    Raises AlreadyExists when it runs on another port than the one asked for, or judges nobody where it should; and Unavailable,
+    with the end of its log, when it does not start.
     """
     state_dir = _absolute(state_dir)
     if not running(state_dir):
-        _start(state_dir, port)
+        _start(state_dir, port, iam)
     deadline = time.monotonic() + START_S
     while (found := _found(state_dir)) is None:
         if not running(state_dir) or time.monotonic() > deadline:
@@ -76,6 +78,11 @@ def ensure(state_dir: Path | str, *, port: int = 0) -> Server:
         raise AlreadyExists(
             "aws", f"start the emulator of {state_dir} on port {port}", f"it runs already, on port {at}",
             "Stop it first, or leave the port as it is",
+        )  # fmt: skip
+    if iam and not found.iam:
+        raise AlreadyExists(
+            "aws", f"have the emulator of {state_dir} judge requests", "it runs already, and lets everybody do everything",
+            "Stop it first",
         )  # fmt: skip
     return found
 
@@ -101,11 +108,12 @@ def stop(state_dir: Path | str) -> None:
         time.sleep(POLL_S)
 
 
-def _start(state_dir: Path, port: int) -> None:
+def _start(state_dir: Path, port: int, iam: bool) -> None:
     daemon.prepare(state_dir, "aws")
     # Nothing of an account of the user's own: what runs in the emulator meets the emulator.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_", "EKIBEN_"))}
     command = [sys.executable, "-P", "-m", "ekiben.emulators.aws.server", "--state-dir", str(state_dir)]
+    command += ["--iam"] if iam else []
     try:
         done = subprocess.run(
             [*command, "--port", str(port), "--detach"], cwd=state_dir, env=env, stdin=subprocess.DEVNULL,
@@ -122,7 +130,9 @@ def _found(state_dir: Path) -> Server | None:
     try:
         about = json.loads((state_dir / ABOUT).read_text(encoding="utf-8"))
         alive = (state_dir / LOCK).read_text(encoding="ascii") == str(about["pid"])
-        return Server(state_dir=state_dir, url=about["url"], pid=about["pid"], born=about["born"]) if alive else None
+        if not alive:
+            return None
+        return Server(state_dir=state_dir, url=about["url"], pid=about["pid"], born=about["born"], iam=about["iam"])
     except (OSError, ValueError, KeyError):
         return None
 

@@ -7,12 +7,12 @@ condition on it holds as IAM says of absent keys.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 
-__all__ = ["hold", "obey", "service_may"]
+__all__ = ["allowed", "hold", "obey", "service_may"]
 
 KNOWN = {"aws:SecureTransport": "true"}
 
@@ -42,6 +42,21 @@ def obey() -> None:
         return plainly(IAMPolicyStatement(statement), action, resource, principal)
 
     IAMPolicyStatement.is_action_permitted = judge  # type: ignore[method-assign]
+
+
+def allowed(statements: Iterable[Mapping[str, Any]], action: str, resource: str, values: Mapping[str, str]) -> bool:
+    """Do these statements of a role allow it, and none of them deny it?"""
+    found = False
+    for statement in statements:
+        if (
+            any(_like(action.lower(), one.lower()) for one in _listed(statement.get("Action")))
+            and any(_like(resource, one) for one in _listed(statement.get("Resource")))
+            and hold(statement.get("Condition", {}), {**KNOWN, **values})
+        ):
+            if statement["Effect"] == "Deny":
+                return False
+            found = True
+    return found
 
 
 def service_may(policy: Mapping[str, Any], service: str, action: str, resource: str, values: Mapping[str, str]) -> bool:

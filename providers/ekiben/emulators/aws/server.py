@@ -31,20 +31,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ekiben.emulators.aws.server", description="Run an emulated AWS.")
     parser.add_argument("--state-dir", required=True, type=Path)
     parser.add_argument("--port", type=int, default=0, help="0 keeps the last port, or takes a free one")
+    parser.add_argument(
+        "--iam", action="store_true", help="judge each request by the policies of the role that makes it"
+    )
     parser.add_argument("--detach", action="store_true", help="return when it answers; it goes on in the background")
     args = parser.parse_args(argv)
     state_dir = args.state_dir.expanduser().resolve()
     try:
         daemon.prepare(state_dir, "aws")
         if args.detach:
-            return daemon.detached(lambda ready: _run(state_dir, args.port, ready), state_dir / LOG, logger)
-        return _run(state_dir, args.port, lambda: print(_about(state_dir)["url"], flush=True))
+            return daemon.detached(lambda ready: _run(state_dir, args.port, args.iam, ready), state_dir / LOG, logger)
+        return _run(state_dir, args.port, args.iam, lambda: print(_about(state_dir)["url"], flush=True))
     except EkibenError as error:
         print(error, file=sys.stderr)
         return daemon.FAILED
 
 
-def _run(state_dir: Path, port: int, ready: Callable[[], None]) -> int:
+def _run(state_dir: Path, port: int, iam: bool, ready: Callable[[], None]) -> int:
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
@@ -52,12 +55,17 @@ def _run(state_dir: Path, port: int, ready: Callable[[], None]) -> int:
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
-        _serve(state_dir, _listener(state_dir, port), lock, stopping, ready)
+        _serve(state_dir, _listener(state_dir, port), iam, lock, stopping, ready)
     return 0
 
 
 def _serve(
-    state_dir: Path, listener: socket.socket, lock: IO[str], stopping: threading.Event, ready: Callable[[], None]
+    state_dir: Path,
+    listener: socket.socket,
+    iam: bool,
+    lock: IO[str],
+    stopping: threading.Event,
+    ready: Callable[[], None],
 ) -> None:
     try:
         from moto.moto_server.werkzeug_app import MotoRequestHandler
@@ -68,7 +76,7 @@ def _serve(
         raise MissingDependency("moto", "emulate") from error
     port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    edge = Edge(state_dir, url)
+    edge = Edge(state_dir, url, iam=iam)
     server = make_server(
         "127.0.0.1", port, edge, threaded=True, request_handler=MotoRequestHandler, fd=listener.fileno()
     )
@@ -77,7 +85,7 @@ def _serve(
     try:
         fresh = state_dir / f".{ABOUT}.{os.getpid()}"
         fresh.write_text(
-            json.dumps({"pid": os.getpid(), "port": port, "url": url, "born": secrets.token_hex(8)}) + "\n",
+            json.dumps({"pid": os.getpid(), "port": port, "url": url, "iam": iam, "born": secrets.token_hex(8)}) + "\n",
             encoding="utf-8",
         )
         fresh.replace(state_dir / ABOUT)
