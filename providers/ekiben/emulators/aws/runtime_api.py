@@ -6,6 +6,8 @@ One for each process, because the client names itself by the address only.
 from __future__ import annotations
 
 import queue
+import select
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,10 @@ __all__ = ["RuntimeApi"]
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """`offer` gives the process an event; `told` gets ("started" | "response" | "error" | "init", body) from it."""
+    """`offer` gives the process an event; `told` gets ("started" | "response" | "error" | "init", body) from it.
+
+    "gone" is told of an event that no process was there to take.
+    """
 
     daemon_threads = True
 
@@ -45,6 +50,10 @@ class _Handler(BaseHTTPRequestHandler):
         if offered is None:
             self.close_connection = True
             return
+        if self._left():
+            self.server.told.put(("gone", b""))
+            self.close_connection = True
+            return
         id, payload = offered
         self.server.told.put(("started", b""))
         deadline_ms = int((time.time() + self.server.timeout_s) * 1000)
@@ -59,6 +68,14 @@ class _Handler(BaseHTTPRequestHandler):
         *_, before, last = self.path.split("/")
         self.server.told.put(("init" if before == "init" else last, body))
         self._answer(202, {}, b"")
+
+    def _left(self) -> bool:
+        """Whoever asked has ended while it waited: its warden may not have told yet."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        try:
+            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)

@@ -90,6 +90,10 @@ class Outcome:
     ms: float = 0.0
 
 
+class _Gone(Exception):
+    """A process had ended before it took the event."""
+
+
 class Worker:
     """One process."""
 
@@ -142,7 +146,7 @@ class Worker:
         self.ward, self.api = container.ward, api or WebAdapter(container, variables, self.code.timeout_s)
 
     def run(self, payload: bytes, outcome: Outcome) -> bool:
-        """Give it an event and wait for what it says. False when the process is of no more use."""
+        """Give it an event and wait for what it says. False when the process is of no more use; raises _Gone when it took none."""
         begun = time.monotonic()
         self.api.offer(outcome.request_id, payload)
         deadline = begun + self.code.timeout_s + (INIT_S if not self.used_at else 0.0)
@@ -166,6 +170,8 @@ class Worker:
                     self.ward.kill()
                     break
                 continue
+            if kind == "gone":
+                raise _Gone
             if kind == "started":  # the clock of an invocation starts when the code has been loaded
                 outcome.init_ms = 0.0 if self.used_at else (time.monotonic() - begun) * 1000
                 begun = time.monotonic()
@@ -207,7 +213,12 @@ class Workers:
     def invoke(self, code: Code, payload: bytes, request_id: str = "") -> Outcome:
         """Run the function once. Raises Refused when as many run as may."""
         outcome = Outcome(request_id=request_id or str(uuid.uuid4()))
-        worker = self._take(code)
+        while True:
+            with suppress(_Gone):
+                self._run(self._take(code), payload, outcome)
+                return outcome
+
+    def _run(self, worker: Worker, payload: bytes, outcome: Outcome) -> None:
         alive = False
         try:
             alive = worker.run(payload, outcome)
@@ -220,7 +231,6 @@ class Workers:
                     self._all.discard(worker)
             if not keep:
                 worker.end()
-        return outcome
 
     def reset(self) -> None:
         """End them all; those that are wanted afterwards are started anew."""
