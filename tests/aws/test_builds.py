@@ -99,7 +99,6 @@ def test_an_image_that_is_not_there_is_built_from_its_context_and_named_by_its_d
     asked = next(body for target, body in registry.edge.seen if target.endswith("StartBuild"))
     assert asked == {
         "projectName": registry.name,
-        "sourceTypeOverride": "S3",
         "sourceLocationOverride": "lake/code/x.zip",
         "environmentVariablesOverride": [{"name": "IMAGE", "value": f"{registry.url}:{TAG}", "type": "PLAINTEXT"}],
     }

@@ -264,11 +264,11 @@ def test_a_network_of_the_stack_s_own_is_where_endpoints_run(project: Path) -> N
 
 
 def test_everything_is_tagged(on_lambda: Recorded, on_instances: Recorded) -> None:
+    elsewhere = {"aws:s3/bucketObjectv2:BucketObjectv2": "lake", "aws:cloudwatch/eventBus:EventBus": ""}
     for one in (*on_lambda.made, *on_instances.made):
         if "tags" in one.inputs:
-            assert one.inputs["tags"]["ekiben:component"] == one.parent.rpartition("::")[2] or "EventBus" in one.type, (
-                one
-            )
+            whose = elsewhere.get(one.type, one.parent.rpartition("::")[2])
+            assert one.inputs["tags"]["ekiben:component"] == whose, one
 
 
 def test_what_no_service_holds_fails_the_preview(project: Path) -> None:

@@ -101,7 +101,7 @@ def _image(build: Mapping[str, Any]) -> str:
 
 def _started(cloud: Cloud, project: str, image: str, source: str, operation: str) -> str:
     made = cloud.call(
-        "codebuild", "start_build", operation, projectName=project, sourceTypeOverride="S3", sourceLocationOverride=source,
+        "codebuild", "start_build", operation, projectName=project, sourceLocationOverride=source,
         environmentVariablesOverride=[{"name": VARIABLE, "value": image, "type": "PLAINTEXT"}],
     )  # fmt: skip
     return str(made["build"]["id"])

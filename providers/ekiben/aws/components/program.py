@@ -127,7 +127,8 @@ class Aws(Component[Any]):
             source=pulumi.FileAsset(str(bundle.path)),
             source_hash=bundle.sha256,
             content_type=CONTENT[kind],
-            tags=self.tags,
+            # The same bytes are one object, whosoever they are: it is tagged as the storage's.
+            tags=storage.tags,
             opts=self.opts(retain=True, depends_on=storage.settings),
         )
         return pulumi.Output.concat("s3://", held.bucket, "/", held.key)

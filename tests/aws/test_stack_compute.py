@@ -1,0 +1,151 @@
+"""Training and endpoints of AWS under the real engine, on the emulator: made, used, changed, and gone with what use has left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+import ekiben as ek
+from ekiben import packing
+from ekiben.aws.facts import EndpointFacts, TrainingFacts, VariantsFacts, facts_of
+from ekiben.emulators import aws as emulator, stacks
+from tests.rigs.aws import REGION, lead_there
+from tests.rigs.stack import Stack
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+PROGRAM = """
+import ekiben as ek
+import pulumi
+
+cloud = ek.provider()
+memory_mib = int(pulumi.Config().get("memory") or 512)
+lake = cloud.Storage("lake")
+models = cloud.Registry("models", storage=lake)
+tiny = cloud.Training("tiny", ek.TrainingSpec(
+    source="training_jobs/tiny", inputs={"points": "lake/points/"}, params={"scale": 1.0}, timeout_s=60, grace_s=1), storage=lake)
+api = cloud.Endpoint("tiny-api", ek.EndpointSpec(
+    model="tiny@champion", bento="bentos/tiny", resources=ek.Resources(memory_mib=memory_mib)), registry=models)
+big = cloud.Endpoint("big-api", ek.EndpointSpec(
+    model="tiny@champion", bento="bentos/tiny", min_instances=1, resources=ek.Resources(vcpu=4, memory_mib=8192, gpus=1)),
+    registry=models)
+ek.export(lake, models, tiny, api, big)
+"""
+
+
+class Made:
+    """The stack, its record, and boto3's clients of the emulated account."""
+
+    def __init__(self, stack: Stack, platform: ek.Platform) -> None:
+        self.stack, self.platform = stack, platform
+        self.runtime = ek.connect(platform)
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, region_name=REGION)
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Made]:
+    stack = Stack(
+        {"ekiben:provider": "aws", "ekiben:emulate": True, "aws:region": REGION}, theirs=("EKIBEN_", "PULUMI_", "AWS_")
+    )
+    (stack.folder / "infra" / "__main__.py").write_text(PROGRAM)
+    with pytest.MonkeyPatch.context() as env:
+        try:
+            platform = stack.up()
+            lead_there(env, stack)
+            yield Made(stack, platform)
+        finally:
+            emulator.stop(stacks.state_dir(stack.folder))
+
+
+def version(made: Made, folder: Path, number: int, slope: float) -> ek.ModelVersion:
+    """A bento on the endpoint's own template, with a model of that slope, in the lake."""
+    lake = made.runtime.storage("lake")
+    facts = facts_of(made.platform.parts["tiny-api"], EndpointFacts)
+    template = folder / "template.tar"
+    lake.download(lake.key(facts.template_uri), template)
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "model.json").write_text(json.dumps({"slope": slope}))
+    bento = packing.pack(template, folder / "model", {}, sha256=facts.template_sha256)
+    key = f"bentos/{bento.sha256}.tar"
+    lake.put(key, bento.path.read_bytes())
+    return ek.ModelVersion(
+        model="tiny", version=number, key=f"run-{number}", digest=bento.sha256, bento_uri=lake.uri(key), state="approved",
+        created_at="2026-01-01T00:00:00Z", created_by="ann",
+    )  # fmt: skip
+
+
+def test_one_image_was_built_for_both_endpoints(made: Made) -> None:
+    (repository,) = made.client("ecr").describe_repositories()["repositories"]
+    (image,) = made.client("ecr").describe_images(repositoryName=repository["repositoryName"])["imageDetails"]
+    assert repository["imageTagMutability"] == "IMMUTABLE"
+    uri = f"{repository['repositoryUri']}@{image['imageDigest']}"
+    assert facts_of(made.platform.parts["big-api"], VariantsFacts).image_uri == uri
+    function = facts_of(made.platform.parts["tiny-api"], EndpointFacts).function
+    assert made.client("lambda").get_function(FunctionName=function)["Code"]["ImageUri"] == uri
+    (project,) = made.client("codebuild").list_projects()["projects"]
+    assert len(made.client("codebuild").list_builds_for_project(projectName=project)["ids"]) == 1
+
+
+def test_a_model_is_deployed_and_answers_and_up_leaves_it_as_it_is(made: Made, tmp_path: Path) -> None:
+    api = made.runtime.endpoint("tiny-api")
+    with pytest.raises(ek.Unavailable, match="release"):
+        api.invoke({"x": 1.0})
+    first = api.deploy(version(made, tmp_path, 1, 2.0))
+    api.shift({first.id: 100.0})
+    assert api.invoke({"x": 1.5}).body == {"y": 3.0}
+    assert made.stack.again() == 0
+    config = made.stack.folder / "Pulumi.rig.yaml"
+    told = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**told, "config": {**told["config"], "rig:memory": 640}}))
+    second = api.deploy(version(made, tmp_path, 2, 4.0))
+    api.shift({first.id: 50.0, second.id: 50.0})
+    made.stack.command("refresh")
+    changed = json.loads(made.stack.command("up", "--json").stdout)["changes"]
+    assert {key: count for key, count in changes(changed)} == {"update": 1}
+    assert {one.id: one.weight for one in api.revisions()} == {first.id: 50.0, second.id: 50.0}
+    assert {api.invoke({"x": 1.0}).body["y"] for _ in range(20)} == {2.0, 4.0}
+
+
+def changes(told: dict[str, int]) -> Iterator[tuple[str, int]]:
+    yield from ((operation, count) for operation, count in told.items() if operation != "same")
+
+
+def test_a_run_trains_in_its_role_and_another_is_under_way(made: Made) -> None:
+    lake = made.runtime.storage("lake")
+    lake.put("points/a.jsonl", b'{"x": 1, "y": 2}\n{"x": 2, "y": 4}\n')
+    run = made.runtime.training("tiny").submit(ek.Job(id="one"))
+    deadline = time.monotonic() + 120
+    while not run.ended and time.monotonic() < deadline:
+        time.sleep(0.2)
+        run = made.runtime.training("tiny").run("one")
+    assert (run.state, run.reason) == ("succeeded", "")
+    assert list(made.runtime.training("tiny").logs("one"))
+
+
+def test_destroy_takes_all_that_use_has_left(made: Made, tmp_path: Path) -> None:
+    made.runtime.training("tiny").submit(ek.Job(id="endless", params={"steps": 1000, "step_s": 1}))
+    scope = facts_of(made.platform.parts["tiny"], TrainingFacts)
+    assert scope.role_arn
+    made.stack.command("destroy", "--yes")
+    jobs = made.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
+    assert {one["TrainingJobStatus"] for one in jobs} <= {"Completed", "Stopped", "Failed"}
+    assert made.client("logs").describe_log_groups()["logGroups"] == []
+    assert made.client("lambda").list_functions()["Functions"] == []
+    assert made.client("ecr").describe_repositories()["repositories"] == []
+    assert made.client("codebuild").list_projects()["projects"] == []
+    assert [one["RoleName"] for one in made.client("iam").list_roles()["Roles"]] == []
+    for call, key in (
+        ("list_models", "Models"),
+        ("list_endpoint_configs", "EndpointConfigs"),
+        ("list_endpoints", "Endpoints"),
+    ):
+        assert getattr(made.client("sagemaker"), call)()[key] == []
