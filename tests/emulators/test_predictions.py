@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import ekiben as ek
-from ekiben.aws import endpoint as lambdas, serverless, variants
+from ekiben.aws import endpoint as lambdas, express, serverless, variants
 
 from . import images
 from .conftest import Aws
@@ -127,3 +127,43 @@ def test_sagemaker_serverless_gives_all_traffic_to_one(versions: list[ek.ModelVe
     assert thin.invoke({"x": 1.5}).body == {"y": 4.5}
     thin.retire(first.id)
     assert [found.id for found in thin.revisions()] == [second.id]
+
+
+def test_ecs_express_moves_all_traffic_from_one_to_the_next(
+    versions: list[ek.ModelVersion], image: str, aws: Aws
+) -> None:
+    cluster = aws.ecs.create_cluster(clusterName="demo")["cluster"]["clusterArn"]
+    made = part(
+        "wide", service="wide-api", cluster_arn=cluster, image_uri=image, vcpu=1, memory_mib=2048, min_instances=1,
+        max_instances=2, timeout_s=90.0, log_group="/ekiben/wide-api",
+        **{f"{name}_role_arn": images.role(aws, f"wide-{name}", "ecs-tasks") for name in ("execution", "infrastructure", "task")},
+    )  # fmt: skip
+    wide = express.Endpoint(made, ek.Platform(project="demo", stack="test", parts={"wide": made}))
+    one, two, broken = versions
+    first = wide.deploy(one)
+    assert (first.weight, first.instances) == (0.0, 1)
+    with pytest.raises(ek.Unavailable, match="release"):
+        wide.invoke({"x": 1.5})
+    assert wide.invoke({"x": 1.5}, revision=first.id).body == {"y": 3.0}
+    with pytest.raises(ek.ModelFailed, match="its tasks end") as failed:
+        wide.deploy(broken)
+    assert "JSONDecodeError" in failed.value.tail
+    wide.shift({first.id: 100.0})
+    assert wide.invoke({"x": 1.5}).body == {"y": 3.0}
+    with pytest.raises(ek.SpecError, match="x"):
+        wide.invoke({"x": "many"})
+    second = wide.deploy(two)
+    assert {found.id: found.weight for found in wide.shift({second.id: 100.0})} == {first.id: 0.0, second.id: 100.0}
+    assert wide.invoke({"x": 1.5}).body == {"y": 4.5}
+    assert wide.invoke({"seconds": 0.0}, route="slow").body == 0.0
+    wide.retire(first.id)
+    assert [found.id for found in wide.revisions()] == [second.id]
+    (counted,) = wide.metrics()
+    assert (counted.requests, counted.errors) == (2, 0)
+    (balancer,) = aws.elbv2.describe_load_balancers()["LoadBalancers"]
+    waits = aws.elbv2.describe_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"])["Attributes"]
+    assert {one["Key"]: one["Value"] for one in waits}["idle_timeout.timeout_seconds"] == "95"
+    aws.ecs.delete_express_gateway_service(serviceArn=f"{cluster.replace(':cluster/', ':service/')}/wide-api")
+    images.until(
+        lambda: not aws.elbv2.describe_load_balancers()["LoadBalancers"], "the balancer goes with the last service"
+    )

@@ -15,13 +15,14 @@ from typing import Any
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from ekiben.emulators.aws import buckets, budgets, events, metrics, policies, provisioned, sagemaker, tagged
+from ekiben.emulators.aws import buckets, budgets, events, express, metrics, policies, provisioned, sagemaker, tagged
 from ekiben.emulators.aws.alarms import Alarms
 from ekiben.emulators.aws.authority import Authority
 from ekiben.emulators.aws.builds import Builds
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.clock import Clock
 from ekiben.emulators.aws.endpoints import Endpoints
+from ekiben.emulators.aws.express import Express
 from ekiben.emulators.aws.function_urls import PREFIX, Urls
 from ekiben.emulators.aws.functions import Functions
 from ekiben.emulators.aws.images import Images
@@ -54,6 +55,7 @@ class Edge:
         self._alarms = Alarms(self._functions)
         self._jobs = Jobs(state_dir / "training", url, self.moto)
         self._endpoints = Endpoints(state_dir / "endpoints", url, images, self.moto)
+        self._express = Express(state_dir / "express", url, images)
         self._actions: dict[tuple[str, str], Addition] = {
             ("budgets", "CreateBudget"): partial(budgets.create, self.moto),
             ("budgets", "UpdateBudget"): budgets.update,
@@ -67,6 +69,7 @@ class Edge:
             ("sagemaker", "CreateTrainingJob"): self._jobs.create,
             ("sagemaker", "StopTrainingJob"): self._jobs.stop,
             ("ecr", "PutImage"): images.put,
+            **{("ecs", name): addition for name, addition in self._express.actions.items()},
             ("sagemaker", "CreateModel"): self._endpoints.create_model,
             ("sagemaker", "CreateEndpointConfig"): self._endpoints.create_config,
             ("sagemaker", "CreateEndpoint"): self._endpoints.create,
@@ -113,6 +116,7 @@ class Edge:
         self._functions.reset()
         self._builds.reset()
         self._endpoints.reset()
+        self._express.reset()
         moto_api_backend.reset()
 
     def close(self) -> None:
@@ -122,11 +126,12 @@ class Edge:
         self._jobs.close()
         self._builds.reset()
         self._endpoints.close()
+        self._express.reset()
         self._functions.close()
 
     def _check(self, call: Call) -> None:
-        """Raises Refused for what its caller may not do. Moto's own calls are no service's."""
-        if self._authority is None or call.path.startswith("/moto-api"):
+        """Raises Refused for what its caller may not do. Moto's own calls are no service's, and a load balancer is open."""
+        if self._authority is None or call.path.startswith(("/moto-api", express.PREFIX)):
             return
         if not call.path.startswith(PREFIX):
             self._authority.check(call)
@@ -136,6 +141,8 @@ class Edge:
     def _answer(self, call: Call) -> Answer | None:
         if call.path.startswith(PREFIX):
             return self._urls.answer(call)
+        if call.path.startswith(express.PREFIX):
+            return self._express.answer(call)
         if (call.method, call.path) == ("POST", "/moto-api/reset"):
             self.reset()
             return Answer.of({"status": "ok"})

@@ -1,4 +1,4 @@
-"""The instances of one variant of an endpoint: processes of its model's image, as many as it is to have."""
+"""Instances of one kind, of a variant of SageMaker or a service of ECS: processes of an image, as many as there are to be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class Busy(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What it takes to start an instance. environment: of the platform and the model; keys: the role's; most: requests at once."""
+    """What it takes to start an instance, which is ready when it answers `ready`. environment: of the platform and the model; keys:
+    the role's; words: the arguments of its command; timeout_s: of a request; most: requests at once.
+    """
 
     name: str
     image: Image
@@ -54,6 +56,10 @@ class Start:
     account: str
     folder: Path
     log_group: str
+    ready: str = "/ping"
+    entrypoint: Sequence[str] = ()
+    words: Sequence[str] = ("serve",)
+    timeout_s: float = MODEL_S
     model_data: str = ""
     serverless: bool = False
     most: int = 0
@@ -61,6 +67,7 @@ class Start:
 
 @dataclass
 class _Instance:
+    id: str
     container: Container
     log: Log
     busy: int = 0
@@ -77,7 +84,7 @@ class Fleet:
         self._ended = False
 
     def fill(self, closing: threading.Event) -> None:
-        """Start what is missing, and wait until all of it answers /ping. Raises StartFailed, and what was started is gone."""
+        """Start what is missing, and wait until all of it is ready. Raises StartFailed, and what was started is gone."""
         with self._filling:
             self._fill(closing)
 
@@ -91,7 +98,7 @@ class Fleet:
             for _ in range(missing):
                 fresh.append(self._started())
             for instance in fresh:
-                while not instance.container.answers("/ping"):
+                while not instance.container.answers(self.start.ready):
                     instance.log.send()
                     ended = instance.container.exit_status is not None
                     if ended or closing.wait(POLL_S) or time.monotonic() > deadline:
@@ -120,12 +127,12 @@ class Fleet:
             self._drain(instance)
         self.fill(closing)
 
-    def ask(self, body: bytes, headers: Mapping[str, str], closing: threading.Event) -> Reply:
-        """POST /invocations to one of them. Raises Gone, Busy, StartFailed, and what `Container.ask` raises."""
+    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes, closing: threading.Event) -> Reply:
+        """Send a request to one of them. Raises Gone, Busy, StartFailed, and what `Container.ask` raises."""
         while True:
             instance = self._taken(closing)
             try:
-                return instance.container.ask("POST", "/invocations", headers, body, MODEL_S)
+                return instance.container.ask(method, target, headers, body, self.start.timeout_s)
             except ConnectionRefusedError:  # it has just ended, and nothing was sent
                 instance.container.ward.kill()
             finally:
@@ -134,6 +141,12 @@ class Fleet:
                     instance.used_at = time.monotonic()
                     self._lock.notify_all()
                 instance.log.send()
+
+    @property
+    def ids(self) -> list[str]:
+        """Of those that run."""
+        with self._lock:
+            return [one.id for one in self._instances if one.container.exit_status is None]
 
     def sweep(self) -> None:
         """End what nobody has used for long, of a serverless one."""
@@ -197,10 +210,12 @@ class Fleet:
                 **start.keys, "AWS_ENDPOINT_URL": start.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": start.region,
                 "AWS_DEFAULT_REGION": start.region, "AWS_EC2_METADATA_DISABLED": "true", **start.environment,
             }  # fmt: skip
-            container = Container(start.image, base, log.path, variables, words=["serve"], before=before)
+            container = Container(
+                start.image, base, log.path, variables, entrypoint=start.entrypoint, words=start.words, before=before
+            )
         except (NoImage, EkibenError, OSError, ValueError, tarfile.TarError) as error:
             raise StartFailed(f"Unable to start the container of production variant {start.name}: {error}") from error
-        return _Instance(container, log)
+        return _Instance(id, container, log)
 
     def _model(self, base: Path) -> list[str]:
         """Put the model's files where it looks for them; what goes before its command then. Raises ValueError and TarError."""

@@ -92,7 +92,7 @@ class Host:
         self._mirror(body, headers)
         began = time.monotonic()
         try:
-            reply = fleet.ask(body, headers, self._closing)
+            reply = fleet.ask("POST", "/invocations", headers, body, self._closing)
         except Busy as error:
             raise Refused("ThrottlingException", "Rate exceeded", 429) from error
         except StartFailed as error:
@@ -223,7 +223,7 @@ class Host:
 
     def _shadowed(self, fleet: Fleet, body: bytes, headers: Mapping[str, str]) -> None:
         try:
-            fleet.ask(body, headers, self._closing)
+            fleet.ask("POST", "/invocations", headers, body, self._closing)
         except (Busy, Gone, StartFailed, OSError, http.client.HTTPException) as error:
             logger.info("the shadow variant %s: %s", fleet.start.name, error)
 
