@@ -22,7 +22,9 @@ __all__ = ["REPEATED", "RUN_ID", "check_job", "lineage_of", "metrics_of", "progr
 RUN_ID = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}", re.ASCII)
 
 # What, beside data, code, environment and parameters, it takes to make the same run again.
-REPEATED = ("training", "entry", "env", "nodes", "vcpu", "memory_mib", "gpu_count", "gpu", "timeout_s", "grace_s")
+REPEATED = (
+    "training", "entry", "arguments", "env", "nodes", "vcpu", "memory_mib", "gpu_count", "gpu", "timeout_s", "grace_s",
+)  # fmt: skip
 
 
 def check_job(training: str, job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def lineage_of(
     }
     return {
         "inputs": counted, "code": ask["code"], "environment": environment, "params": ask["params"],
-        "seeds": told.get("seeds", {}), "by": ask["by"], "job": {name: ask[name] for name in REPEATED},
+        "seeds": told.get("seeds", {}), "by": ask["by"], "job": {name: ask[name] for name in REPEATED if name in ask},
         "attempts": ask["attempt"], "lost_s": ask["lost_s"],
     }  # fmt: skip
 

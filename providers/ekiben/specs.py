@@ -124,6 +124,8 @@ class TrainingSpec(Spec):
     """Input name -> "storage/prefix/"; the job finds it as a folder, EKIBEN_INPUT_<NAME>."""
     params: dict[str, str | int | float | bool] = {}
     """Parameters of the job, JSON in EKIBEN_PARAMS; a run may override them."""
+    arguments: bool = False
+    """The script gets its parameters as `--name value`, too: so SageMaker's ModelTrainer gives them."""
     env: Env = {}
     """More environment variables. No secrets: they are recorded."""
     resources: Resources = Resources()

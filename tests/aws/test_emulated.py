@@ -42,8 +42,8 @@ def lake(client: Callable[[str], Any]) -> str:
 
 @pytest.fixture
 def make(lake: str, library: packing.Bundle, client: Callable[[str], Any]) -> Callable[..., Training]:
-    def made(**spec: Any) -> Training:
-        code = packing.bundle(JOB)
+    def made(source: Path = JOB, **spec: Any) -> Training:
+        code = packing.bundle(source)
         for bundle in (code, library):
             client("s3").upload_file(str(bundle.path), lake, f"code/{bundle.sha256}.tar")
         facts = {
@@ -125,3 +125,21 @@ def test_two_nodes_know_each_other_and_end_together(make: Callable[..., Training
     assert any(line.startswith("[1] ") for line in lines)
     failed = ended(training, bad.id)
     assert (failed.state, failed.reason) == ("failed", "rank 1 gives up")
+
+
+def test_a_folder_that_was_written_for_modeltrainer_trains_as_it_is(
+    make: Callable[..., Training], client: Callable[[str], Any]
+) -> None:
+    training = make(source=Path(__file__).parent / "trainer", arguments=True, params={"scale": 2.0, "label": "駅 弁"})
+    good, bad = ek.Job(id=id()), ek.Job(id=id(), params={"fail": True, "label": "it"})
+    training.submit(good)
+    training.submit(bad)
+    run, failed = ended(training, good.id), ended(training, bad.id)
+    assert run.state == "succeeded", list(training.logs(good.id))
+    assert "trained by 駅 弁" in list(training.logs(good.id))
+    bucket, _, key = run.output_uri.removeprefix("s3://").partition("/")
+    there = {
+        one["Key"].rpartition("/")[2] for one in client("s3").list_objects_v2(Bucket=bucket, Prefix=key)["Contents"]
+    }
+    assert {"slope.json", "rows.txt"} <= there, "one from /opt/ml/output/data, one from SM_OUTPUT_DATA_DIR"
+    assert (failed.state, failed.reason) == ("failed", "it: told to fail"), "from /opt/ml/output/failure"

@@ -108,6 +108,8 @@ class Machine:
         self.kept = root / "checkpoints" if me.rank == 0 else scratch / "kept"
         self.run_dir = scratch / "run"
         self.run_dir.mkdir(parents=True)
+        self.own = root / "output"
+        (self.own / "data").mkdir(parents=True, exist_ok=True)
         links = {
             "inputs": root / "input" / "data",
             "checkpoints": root / "checkpoints" / "checkpoints",
@@ -198,14 +200,16 @@ def _attempt(
     try:
         if "python" not in found:
             found |= _prepared(machine, ask)
-        for part in ("model", "output"):
-            _empty(machine.run_dir / part)
+        for part in (machine.run_dir / "model", machine.run_dir / "output", machine.own / "data"):
+            _empty(part)
+        (machine.own / "failure").unlink(missing_ok=True)
         code = _own_copy(found["bundle"], machine.run_dir / "code")
         if verdict := asked():
             return verdict
         attempt["working_since"] = time.time()
         given = {**ask, **_given(machine, ask), "python": found["python"]}
         verdict = watch(start(machine.run_dir, code, given, log), machine.run_dir, given, asked)
+        verdict = _as_written_for_sagemaker(machine, verdict)
     except Exception as error:
         # What it was waiting for may have been told to stop, too.
         if verdict := asked():
@@ -220,6 +224,21 @@ def _attempt(
     if verdict.state == "succeeded" and machine.me.rank == 0 and not _has_files(machine.run_dir / "model"):
         return Verdict(state="failed", reason="it left no model: there is nothing in EKIBEN_MODEL_DIR")
     return verdict
+
+
+def _as_written_for_sagemaker(machine: Machine, verdict: Verdict) -> Verdict:
+    """What the job left where SageMaker has it, and not Ekiben: files of its output, and why it failed."""
+    output = machine.run_dir / "output"
+    for path in sorted((machine.own / "data").rglob("*")):
+        target = output / path.relative_to(machine.own / "data")
+        if path.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    failure = machine.own / "failure"
+    if verdict.state != "failed" or not failure.is_file():
+        return verdict
+    why = failure.read_text(encoding="utf-8", errors="replace").strip()[:FAILURE_CHARS]
+    return Verdict(state="failed", reason=why or verdict.reason)
 
 
 def _prepared(machine: Machine, ask: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,28 +320,42 @@ def _given(machine: Machine, ask: Mapping[str, Any]) -> dict[str, Any]:
             "EKIBEN_NODE_RANK": str(me.rank), "EKIBEN_NODE_COUNT": str(me.count),
             "EKIBEN_MASTER_ADDR": me.master_addr, "EKIBEN_MASTER_PORT": str(me.master_port),
             **_toolkit(machine, ask, len(gpus)),
-            **{name: os.environ[name] for name in ROLE if name in os.environ},
+            **{name: os.environ[name] for name in (*ROLE, "SAGEMAKER_BASE_DIR") if name in os.environ},
         },
     }  # fmt: skip
 
 
 def _toolkit(machine: Machine, ask: Mapping[str, Any], gpus: int) -> dict[str, str]:
-    """The variables that SageMaker's own toolkit sets, for code that was written for it."""
-    hosts, current = ["algo-1"], "algo-1"
-    config = machine.root / "input" / "config" / "resourceconfig.json"
-    if config.is_file():
-        told = json.loads(config.read_text(encoding="utf-8"))
-        hosts, current = told["hosts"], told["current_host"]
+    """The variables of SageMaker's own toolkit and of its ModelTrainer, for code that was written for them."""
+    config = machine.root / "input" / "config"
+    resources: dict[str, Any] = {"hosts": ["algo-1"], "current_host": "algo-1"}
+    if (config / "resourceconfig.json").is_file():
+        resources = json.loads((config / "resourceconfig.json").read_text(encoding="utf-8"))
+    hosts, me = resources["hosts"], machine.me
     channels = {name: str(machine.root / "input" / "data" / name) for name in sorted(ask["inputs"])}
-    return {
-        "SM_MODEL_DIR": str(machine.run_dir / "model"), "SM_OUTPUT_DIR": str(machine.root / "output"),
-        "SM_OUTPUT_DATA_DIR": str(machine.run_dir / "output"), "SM_INPUT_DIR": str(machine.root / "input"),
-        "SM_CHANNELS": json.dumps(sorted(channels)), "SM_HPS": json.dumps(ask["params"]),
-        "SM_HOSTS": json.dumps(hosts), "SM_CURRENT_HOST": current, "SM_HOST_COUNT": str(len(hosts)),
-        "SM_MASTER_ADDR": machine.me.master_addr, "SM_NUM_GPUS": str(gpus), "SM_NUM_CPUS": str(os.cpu_count() or 1),
+    told: dict[str, Any] = {
+        "SM_MODEL_DIR": str(machine.run_dir / "model"), "SM_OUTPUT_DIR": str(machine.own),
+        "SM_OUTPUT_DATA_DIR": str(machine.run_dir / "output"), "SM_OUTPUT_FAILURE": str(machine.own / "failure"),
+        "SM_INPUT_DIR": str(machine.root / "input"), "SM_INPUT_DATA_DIR": str(machine.root / "input" / "data"),
+        "SM_INPUT_CONFIG_DIR": str(config), "SM_CHANNELS": sorted(channels), "SM_HPS": ask["params"],
+        "SM_SOURCE_DIR": str(machine.run_dir / "code"), "SM_ENTRY_SCRIPT": ask["entry"], "SM_LOG_LEVEL": 20,
+        "SM_HOSTS": hosts, "SM_CURRENT_HOST": resources["current_host"], "SM_HOST_COUNT": len(hosts),
+        "SM_CURRENT_HOST_RANK": me.rank, "SM_CURRENT_INSTANCE_TYPE": resources.get("current_instance_type", ""),
+        "SM_NETWORK_INTERFACE_NAME": resources.get("network_interface_name", "eth0"), "SM_RESOURCE_CONFIG": resources,
+        "SM_MASTER_ADDR": me.master_addr, "SM_MASTER_PORT": me.master_port, "SM_NUM_GPUS": gpus, "SM_NUM_NEURONS": 0,
+        "SM_NUM_CPUS": os.cpu_count() or 1,
         **{f"SM_CHANNEL_{name.upper()}": path for name, path in channels.items()},
-        **{f"SM_HP_{name.upper()}": str(value) for name, value in ask["params"].items()},
+        **{f"SM_HP_{name.replace('-', '_').upper()}": value for name, value in ask["params"].items()},
     }  # fmt: skip
+    told["SM_TRAINING_ENV"] = {
+        "channel_input_dirs": channels, "hyperparameters": ask["params"], "job_name": os.environ.get("TRAINING_JOB_NAME", ""),
+        **{name.removeprefix("SM_").lower(): told[name] for name in (
+            "SM_CURRENT_HOST", "SM_CURRENT_INSTANCE_TYPE", "SM_HOSTS", "SM_INPUT_CONFIG_DIR", "SM_INPUT_DATA_DIR", "SM_INPUT_DIR",
+            "SM_LOG_LEVEL", "SM_MASTER_ADDR", "SM_MASTER_PORT", "SM_MODEL_DIR", "SM_NETWORK_INTERFACE_NAME", "SM_NUM_CPUS",
+            "SM_NUM_GPUS", "SM_NUM_NEURONS", "SM_OUTPUT_DATA_DIR", "SM_RESOURCE_CONFIG",
+        )},
+    }  # fmt: skip
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
 
 
 def _own_copy(bundle: Path, into: Path) -> Path:

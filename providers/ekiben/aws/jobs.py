@@ -91,7 +91,8 @@ def ask_of(part: Part, facts: TrainingFacts, job: Job, *, by: str, at: str) -> d
     resources = spec["resources"]
     return {
         "id": job.id, "training": part.name, "model": spec["model"] or part.name, "entry": spec["entry"], "env": spec["env"],
-        "inputs": inputs, "params": params, "params_json": json.dumps(params, ensure_ascii=False), "nodes": spec["nodes"],
+        "arguments": spec.get("arguments", False), "inputs": inputs,
+        "params": params, "params_json": json.dumps(params, ensure_ascii=False), "nodes": spec["nodes"],
         "vcpu": resources["vcpu"], "memory_mib": resources["memory_mib"], "gpu_count": resources["gpus"],
         "gpu": resources["gpu"], "timeout_s": spec["timeout_s"], "grace_s": spec["grace_s"], "retries": spec["retries"],
         "spot": spec["spot"], "code_sha256": facts.code_sha256,

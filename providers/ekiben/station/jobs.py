@@ -33,6 +33,7 @@ def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
             raise NotFound("local", f"submit the run {job.id!r}", why, "Mend it with `ekiben up`")
     return {
         "id": job.id, "training": resource.name, "model": spec.model or resource.name, "entry": spec.entry,
+        "arguments": spec.arguments,
         "env": dict(spec.env), "inputs": inputs, "params": params, "params_json": json.dumps(params, ensure_ascii=False),
         "nodes": spec.nodes, "vcpu": spec.resources.vcpu, "memory_mib": spec.resources.memory_mib,
         "gpu_count": spec.resources.gpus, "gpu": spec.resources.gpu, "timeout_s": spec.timeout_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import signal
@@ -92,7 +93,7 @@ def _start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog, rank:
     }
     with _affinity(ask["cpus"][rank]):
         process = subprocess.Popen(
-            [ask["python"], "-u", ask["entry"]], cwd=code, env=processes.child_env(env), start_new_session=True,
+            [ask["python"], "-u", ask["entry"], *_arguments(ask)], cwd=code, env=processes.child_env(env), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
     processes.spare_the_host(process.pid)
@@ -105,6 +106,14 @@ def _start(run_dir: Path, code: Path, ask: Mapping[str, Any], log: JobLog, rank:
         log.write(mark + block[:-1].replace(b"\n", b"\n" + mark) + b"\n" if mark else block)
 
     return Node(rank, process, Pump(printed, write, log.room_bytes // ask["nodes"]))
+
+
+def _arguments(ask: Mapping[str, Any]) -> list[str]:
+    """The parameters as words of the command line, where the spec wants them there: text as it is, all else as JSON."""
+    given = ask["params"].items() if ask.get("arguments") else ()
+    return [
+        word for name, value in given for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+    ]
 
 
 def watch(nodes: list[Node], run_dir: Path, ask: Mapping[str, Any], asked: Callable[[], Verdict | None]) -> Verdict:
