@@ -225,3 +225,13 @@ def test_a_bento_with_another_lock_says_that_the_image_must_be_built_anew(tmp_pa
     assert server.returncode == 3
     assert "needs nowhere-to-be-found==1, which this image does not have" in said
     assert "ekiben up" in said
+
+
+def test_without_a_bento_an_image_says_what_it_lacks(tmp_path: Path) -> None:
+    with zipfile.ZipFile(made(tmp_path).path) as file:
+        file.extractall(tmp_path / "image", [name for name in file.namelist() if name.startswith("ekiben/")])
+    done = subprocess.run(
+        [sys.executable, "-P", "-S", "-m", "ekiben.cli", "serve"], env={"PYTHONPATH": str(tmp_path / "image")}, text=True,
+        capture_output=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, "set EKIBEN_BENTO" in done.stderr) == (3, True), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -11,10 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pulumi.provider.experimental import provider as api
+from pulumi.provider.experimental.property_value import PropertyValue
 
 import ekiben as ek
 from ekiben.aws import builds, declared
 from ekiben.aws.client import Cloud
+from ekiben.engine.plugin import Plugin
 from tests.fakes.aws import Edge
 
 from .conftest import REGION
@@ -182,3 +186,26 @@ def test_without_its_repository_there_is_no_image(registry: Registry) -> None:
     state = {**registry.inputs, "repository_url": f"{registry.url}-gone", "image_uri": "x"}
     assert declared.read(declared.KINDS["Image"], state) is None
     declared.delete(declared.KINDS["Image"], "urn", state)
+
+
+def test_ctrl_c_stops_the_build_that_an_engine_waits_for(registry: Registry) -> None:
+    plugin = Plugin()
+    missing(registry)
+    registry.says(*[registry.build("IN_PROGRESS")] * 500)
+    registry.edge.say("StopBuild", 200, {"build": registry.build("STOPPED")})
+    inputs = {key: PropertyValue(value) for key, value in registry.inputs.items()}
+    urn = "urn:pulumi:dev::small::ekiben:aws:Registry$ekiben:aws:Image::models-image"
+    asked = api.CreateRequest(urn, inputs, 0.0, False)
+
+    async def interrupted() -> None:
+        making = asyncio.create_task(plugin.create(asked))
+        while not registry.edge.count("BatchGetBuilds"):
+            await asyncio.sleep(0.01)
+        await plugin.cancel()
+        with pytest.raises(ek.Unavailable, match="it was cancelled, and the build was stopped"):
+            await making
+
+    loop = asyncio.new_event_loop()  # not run(), which takes the loop away that tests of programs go on
+    loop.run_until_complete(asyncio.wait_for(interrupted(), 60))
+    loop.close()
+    assert registry.edge.count("StopBuild") == 1

@@ -67,7 +67,13 @@ def _run(words: list[str]) -> None:
 
         if (asked := server.asked(words[1:])) is not None:
             server.become(**asked)
-    import typer.main
+    try:
+        import typer.main
+    except ImportError as error:
+        # An environment image has what serves, and nothing that reads other commands.
+        raise errors.SpecError(
+            f"Only `ekiben serve` runs here, and {' '.join(words)!r} names no bento: set EKIBEN_BENTO to its URI."
+        ) from error
 
     from ekiben.cli.verbs import app
 

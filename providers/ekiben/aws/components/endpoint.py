@@ -181,7 +181,6 @@ def on_instances(endpoint: Endpoint, storage: Storage) -> Made:
         "subnet_ids": list(where.subnet_ids),
         "security_group_ids": list(where.security_group_ids),
         "kms_key": storage.spec.kms_key,
-        "network_isolation": where.isolated,
     }
     return made, uses
 

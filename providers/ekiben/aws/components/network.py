@@ -18,7 +18,7 @@ __all__ = ["Network", "interface_statements", "network"]
 class Network:
     """subnet_ids, security_group_ids: where jobs and endpoints have their network interfaces; none is AWS's own network.
 
-    isolated: training jobs and SageMaker's models reach nothing but what SageMaker brings and takes.
+    isolated: training jobs reach nothing but what SageMaker brings and takes. An endpoint cannot be: it fetches its bento.
     """
 
     subnet_ids: Sequence[str] = ()
