@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 import ekiben as ek
-from ekiben import components as contract
-from ekiben.aws import SUPPORT, components as cloud
-from ekiben.aws.components.program import Aws
+from ekiben.aws import components as cloud
 
 from .policies import Policy, bounds, linted, policies, wildcards
 from .program import run
@@ -123,35 +121,28 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Actor(Aws, contract.Function):
-    """What may use all that there is."""
-
-    support = SUPPORT
-
-    def create(self) -> None:
-        self.identity = self.role("lambda.amazonaws.com")
-        for used in self.uses:
-            used.grant(self)
-
-
 def everything() -> list[Any]:
     """A program that asks for all there is."""
     lake = cloud.Storage("lake", ek.StorageSpec(kms_key=KEY, expire_days={"tmp/": 7}))
-    other = cloud.Storage("other", ek.StorageSpec(versioning="off", retain=True))
+    kept = cloud.Storage("kept", ek.StorageSpec(versioning="off", retain=True))
     models = cloud.Registry("models", ek.RegistrySpec(mirror="required"), storage=lake)
     resources = ek.Resources(gpus=1, gpu="A10G", vcpu=4, memory_mib=8192)
     spec = ek.TrainingSpec(
-        source="job", inputs={"rows": "lake/rows/", "more": "other/more/"}, spot=True, resources=resources
+        source="job", inputs={"rows": "lake/rows/", "more": "kept/more/"}, spot=True, resources=resources
     )
-    fit = cloud.Training("income", spec, storage=lake, inputs_from=[other])
+    fit = cloud.Training("income", spec, storage=lake, inputs_from=[kept])
     asked = {"model": "income@champion", "bento": "tiny"}
     api = cloud.Endpoint("api", ek.EndpointSpec(**asked), registry=models)
     fast = cloud.Endpoint("fast", ek.EndpointSpec(**asked, resources=resources, min_instances=1), registry=models)
     watch = cloud.Monitor("watch", ek.MonitorSpec(notify=MAIL), watches=[fit, api, fast])
     limit = cloud.Budget("limit", ek.BudgetSpec(monthly_usd=100, notify=MAIL))
-    parts = [lake, other, models, fit, api, fast]
-    actor = Actor("actor", ek.FunctionSpec(source="handler"), uses=parts)
-    ek.export(*parts, actor, watch, limit)
+    parts = [lake, kept, models, fit, api, fast]
+    on = (
+        ek.NewData("lake"), ek.Schedule("0 3 * * *"), ek.On("TrainingEnded"), ek.On("ModelDecided"), ek.On("Mine"), ek.Http(),
+    )  # fmt: skip
+    other = cloud.Function("other-actor", ek.FunctionSpec(source="handler"), uses=[models])
+    actor = cloud.Function("actor", ek.FunctionSpec(source="handler", on=on), uses=[*parts, other])
+    ek.export(*parts, other, actor, watch, limit)
     return parts
 
 
@@ -159,3 +150,15 @@ def test_a_program_with_everything_has_nothing_that_a_linter_finds(project: Path
     found = policies(run(everything, project))
     assert {one.kind for one in found} == {"identity", "trust", "resource"}
     assert "\n".join([*linted(found), *wildcards(found), *bounds(found)]) == ""
+
+
+def test_no_role_s_policies_are_more_than_iam_takes(project: Path) -> None:
+    """10,240 characters without blanks, all inline policies of a role together:
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+    """
+    sizes: dict[str, int] = {}
+    for one in run(everything, project).all("RolePolicy"):
+        role, text = one.inputs["role"], json.dumps(json.loads(one.inputs["policy"]), separators=(",", ":"))
+        sizes[role] = sizes.get(role, 0) + len(text)
+    print(sizes)
+    assert max(sizes.values()) <= 10_240, sizes
