@@ -13,6 +13,7 @@ import pytest
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.aws import declared
 from ekiben.aws.training import Training
 from ekiben.testing import EmulatedAws
 
@@ -143,3 +144,19 @@ def test_a_folder_that_was_written_for_modeltrainer_trains_as_it_is(
     }
     assert {"slope.json", "rows.txt"} <= there, "one from /opt/ml/output/data, one from SM_OUTPUT_DATA_DIR"
     assert (failed.state, failed.reason) == ("failed", "it: told to fail"), "from /opt/ml/output/failure"
+
+
+def test_model_packages_go_with_their_groups_but_not_those_of_others(client: Callable[[str], Any]) -> None:
+    sagemaker, groups = client("sagemaker"), f"models-{uuid.uuid4().hex[:8]}"
+    for group in (f"{groups}-tiny", f"{groups}-other", f"{groups}x-tiny", f"old-{groups}-tiny"):
+        sagemaker.create_model_package_group(ModelPackageGroupName=group)
+        for _ in range(2):
+            sagemaker.create_model_package(ModelPackageGroupName=group)
+    packages = declared.KINDS["Packages"]
+    state = declared.put(packages, "urn", {"region": "us-east-1", "groups": groups})
+    for _ in range(2):
+        declared.delete(packages, "urn", state)
+        told = sagemaker.list_model_package_groups(NameContains=groups)["ModelPackageGroupSummaryList"]
+        assert {one["ModelPackageGroupName"] for one in told} == {f"{groups}x-tiny", f"old-{groups}-tiny"}
+    kept = sagemaker.list_model_packages(ModelPackageGroupName=f"old-{groups}-tiny")["ModelPackageSummaryList"]
+    assert len(kept) == 2

@@ -43,12 +43,14 @@ KINDS = {
             outputs={},
             fixed=frozenset({"region", "endpoint"}),
         ),
+        # The model package groups whose names begin so (`ekiben.aws.mirror`), with their packages.
+        Kind(name="Packages", inputs={"region": str, "groups": str}, outputs={}, fixed=frozenset({"region", "groups"})),
     )
 }
 
 
 def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
-    key = {"Image": "tag", "Jobs": "scope", "Variants": "endpoint"}[kind.name]
+    key = {"Image": "tag", "Jobs": "scope", "Variants": "endpoint", "Packages": "groups"}[kind.name]
     return f"{kind.path}/{inputs[key]}"
 
 
@@ -101,3 +103,5 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
         leftovers.delete_jobs(cloud, state["scope"])
     elif kind.name == "Variants":
         leftovers.delete_variants(cloud, state["endpoint"])
+    elif kind.name == "Packages":
+        leftovers.delete_packages(cloud, state["groups"])

@@ -12,7 +12,16 @@ from ekiben.aws.scaling import stay
 from ekiben.aws.training import ENDED, LOG_GROUP
 from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
 
-__all__ = ["ENDPOINT_LOGS", "LOG_GROUP", "RETENTION_DAYS", "delete_jobs", "delete_variants", "keep_group", "kept_group"]
+__all__ = [
+    "ENDPOINT_LOGS",
+    "LOG_GROUP",
+    "RETENTION_DAYS",
+    "delete_jobs",
+    "delete_packages",
+    "delete_variants",
+    "keep_group",
+    "kept_group",
+]
 
 RETENTION_DAYS = 30
 STOP_TIMEOUT_S = 900.0
@@ -109,6 +118,21 @@ def delete_variants(cloud: Cloud, endpoint: str) -> None:
     ):
         with suppress(NotFound):
             cloud.call("logs", "delete_log_group", operation, logGroupName=group["logGroupName"])
+
+
+def delete_packages(cloud: Cloud, groups: str) -> None:
+    """Delete the model packages of the groups whose names begin so and a dash, then the groups."""
+    operation = f"delete the model packages of {groups}"
+    for one in list(cloud.pages("sagemaker", "list_model_package_groups", operation, NameContains=f"{groups}-")):
+        group = one["ModelPackageGroupName"]
+        if not group.startswith(f"{groups}-"):
+            continue
+        for package in list(cloud.pages("sagemaker", "list_model_packages", operation, ModelPackageGroupName=group)):
+            with suppress(NotFound):
+                arn = package["ModelPackageArn"]
+                cloud.call("sagemaker", "delete_model_package", operation, ModelPackageName=arn)
+        with suppress(NotFound):
+            cloud.call("sagemaker", "delete_model_package_group", operation, ModelPackageGroupName=group)
 
 
 def _ours(cloud: Cloud, found: Iterable[Any], kind: str, endpoint: str, operation: str) -> list[str]:

@@ -11,6 +11,7 @@ import pulumi
 from ekiben import components
 from ekiben.aws import SUPPORT
 from ekiben.aws.components.program import Aws, Statement, allow, facts
+from ekiben.aws.components.resources import Packages
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.events import SOURCE
 
@@ -30,6 +31,9 @@ class Registry(Aws, components.Registry):
         self.groups = storage.bucket.bucket.apply(
             lambda bucket: groups_prefix(project, stack, bucket, name) if shown else ""
         )
+        if shown:
+            made = {"region": self.region, "groups": self.groups}
+            Packages(f"{self.name}-packages", made, self.opts())
         uri = pulumi.Output.concat(storage.uri, "/registry/", self.name)
         self.ref = uri
         self.facts = facts(

@@ -9,7 +9,7 @@ import pulumi
 
 from ekiben import __version__
 
-__all__ = ["Image", "Jobs", "Variants"]
+__all__ = ["Image", "Jobs", "Packages", "Variants"]
 
 
 class Image(pulumi.CustomResource):
@@ -35,6 +35,13 @@ class Variants(pulumi.CustomResource):
 
     def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("ekiben:aws:Variants", name, {**inputs}, _pinned(opts))
+
+
+class Packages(pulumi.CustomResource):
+    """What a registry shows in SageMaker's: it goes when this is destroyed."""
+
+    def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("ekiben:aws:Packages", name, {**inputs}, _pinned(opts))
 
 
 def _pinned(opts: pulumi.ResourceOptions | None) -> pulumi.ResourceOptions:
