@@ -16,14 +16,14 @@ from botocore.exceptions import ClientError
 from . import images
 from .conftest import Aws
 
-ROLES = {"executionRoleArn": "executing", "infrastructureRoleArn": "infrastructure"}
+ROLES = {"executionRoleArn": ("executing", "ecs-tasks"), "infrastructureRoleArn": ("infrastructure", "ecs")}
 
 
 @pytest.fixture(scope="module")
 def service(builds: Aws, small: str) -> dict[str, Any]:
     """What a service of the small image is made of."""
     builds.ecs.create_cluster(clusterName="small")
-    roles = {key: images.role(builds, name, "ecs-tasks") for key, name in ROLES.items()}
+    roles = {key: images.role(builds, *names) for key, names in ROLES.items()}
     return {**roles, "cluster": "small", "healthCheckPath": "/", "primaryContainer": container(small, "one")}
 
 

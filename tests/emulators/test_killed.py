@@ -27,10 +27,11 @@ def stopped(aws: Aws) -> None:
     stop(aws.server.state_dir)
 
 
-def hosted(aws: Aws, folder: Path, role: str) -> int:
+def hosted(aws: Aws, folder: Path) -> int:
     """An endpoint of SageMaker; the number of its process."""
     images.prepare(aws)
     images.build(aws, images.context(folder, "small", images.SMALL), "small")
+    role = images.role(aws, "hosting", "sagemaker")
     image = {"Image": f"{images.ACCOUNT}/{images.REPOSITORY}:small"}
     aws.sagemaker.create_model(ModelName="m", ExecutionRoleArn=role, PrimaryContainer=image)
     variant = {"VariantName": "v", "ModelName": "m", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
@@ -56,7 +57,7 @@ def test_functions_jobs_and_endpoints_end_with_it(tmp_path: Path, end: Callable[
             "trap '' TERM; echo $$; while :; do sleep 0.1; done",
             RoleArn=role,
         )
-        pids = [value(call(aws, "one")), int(until(lambda: lines(aws, job))[0]), hosted(aws, tmp_path, role)]
+        pids = [value(call(aws, "one")), int(until(lambda: lines(aws, job))[0]), hosted(aws, tmp_path)]
         assert all(map(lives, pids))
         end(aws)
         until(lambda: not any(map(lives, pids)))

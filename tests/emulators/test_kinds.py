@@ -13,6 +13,7 @@ from ekiben.emulators.aws.plugin.__main__ import Plugin
 from ekiben.emulators.aws.plugin.wire import plain, struct
 
 from .conftest import Aws
+from .images import role
 from .test_functions import ROLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated in favor of:DeprecationWarning")
@@ -163,7 +164,7 @@ def test_an_endpoint_moves_to_another_configuration(plugin: Plugin, aws: Aws, sm
         modelPackageGroupDescription="d",
     )
     model = Resource(
-        plugin, "aws:sagemaker/model:Model", executionRoleArn=ROLE,
+        plugin, "aws:sagemaker/model:Model", executionRoleArn=role(aws, "kind", "sagemaker"),
         primaryContainer={"image": small, "environment": {"aB": "1"}}, tags={"a": "1"},
     )  # fmt: skip
     variant: dict[str, Any] = {"variantName": "v", "modelName": model.id, "initialInstanceCount": 1}

@@ -136,7 +136,10 @@ def test_ecs_express_moves_all_traffic_from_one_to_the_next(
     made = part(
         "wide", service="wide-api", cluster_arn=cluster, image_uri=image, vcpu=1, memory_mib=2048, min_instances=1,
         max_instances=2, timeout_s=90.0, log_group="/ekiben/wide-api",
-        **{f"{name}_role_arn": images.role(aws, f"wide-{name}", "ecs-tasks") for name in ("execution", "infrastructure", "task")},
+        **{
+            f"{name}_role_arn": images.role(aws, f"wide-{name}", service)
+            for name, service in (("execution", "ecs-tasks"), ("infrastructure", "ecs"), ("task", "ecs-tasks"))
+        },
     )  # fmt: skip
     wide = express.Endpoint(made, ek.Platform(project="demo", stack="test", parts={"wide": made}))
     one, two, broken = versions

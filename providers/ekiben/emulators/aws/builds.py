@@ -229,7 +229,7 @@ class Running:
 def _keys(call: Call, role: str) -> dict[str, str]:
     """Credentials of a project's role. Raises Refused."""
     try:
-        return roles.credentials(call.account, call.region, role, "CodeBuild")
+        return roles.credentials(call.account, call.region, role, "codebuild")
     except Refused as error:
         told = f"CodeBuild is not authorized to perform: sts:AssumeRole on service role. Could not assume role {role}."
         raise Refused("InvalidInputException", told) from error

@@ -45,7 +45,7 @@ class Endpoints:
         backend = sagemaker_backends[call.account][call.region]
         if name in backend._models:
             raise _present(call, "model", name)
-        roles.credentials(call.account, call.region, str(call.json.get("ExecutionRoleArn")), "SageMaker")
+        roles.credentials(call.account, call.region, str(call.json.get("ExecutionRoleArn")), "sagemaker")
         answer = self._moto(call)
         if answer.status == 200:
             backend._models[name].enable_network_isolation = bool(call.json.get("EnableNetworkIsolation"))

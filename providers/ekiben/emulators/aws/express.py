@@ -72,7 +72,7 @@ class Express:
         cluster = str(asked.get("cluster") or "default").rpartition("/")[2]
         if cluster not in ecs_backends[call.account][call.region].clusters:
             raise Refused("ClusterNotFoundException", "Cluster not found.")
-        roles.credentials(call.account, call.region, str(asked.get("infrastructureRoleArn")), "ECS")
+        roles.credentials(call.account, call.region, str(asked.get("infrastructureRoleArn")), "ecs")
         name = str(asked.get("serviceName") or f"express-{uuid.uuid4().hex[:8]}")
         arn = f"arn:aws:ecs:{call.region}:{call.account}:service/{cluster}/{name}"
         with self._lock:

@@ -194,7 +194,7 @@ class Host:
         container = model.primary_container or (model.containers or [{}])[0]
         serverless = variant.get("ServerlessConfig") or {}
         isolated = model.enable_network_isolation
-        keys = roles.credentials(self._account, self._region, model.execution_role_arn, "SageMaker")
+        keys = roles.credentials(self._account, self._region, model.execution_role_arn, "sagemaker")
         return Start(
             name=str(variant["VariantName"]), image=self._images.find(str(container.get("Image"))),
             environment={str(name): str(value) for name, value in (container.get("Environment") or {}).items()},

@@ -188,7 +188,7 @@ class Service:
             name=f"{options.get('awslogs-stream-prefix') or 'ecs'}/{container['name']}",
             image=self._images.find(str(container["image"])), log_group=str(group),
             environment={one["name"]: one["value"] for one in container.get("environment") or ()},
-            keys=roles.credentials(self._account, self._region, role, "ECS") if role else {}, url=self._url,
+            keys=roles.credentials(self._account, self._region, role, "ecs-tasks") if role else {}, url=self._url,
             region=self._region, account=self._account, folder=self._folder, ready=str(configuration["healthCheckPath"]),
             entrypoint=tuple(container.get("entryPoint") or ()), words=tuple(container.get("command") or ()), timeout_s=IDLE_S,
         )  # fmt: skip
