@@ -1,9 +1,10 @@
 """The whole loop on this machine: data lands, a model is trained, approved, released and called. `make demo` runs it.
 
-    python infra/demo.py            from where the last one stopped; when all is there, just a prediction
-    python infra/demo.py --clean    destroy it all, and prove that nothing is left
+    python infra/demo.py [STACK]            from where the last one stopped; when all is there, just a prediction
+    python infra/demo.py [STACK] --clean    destroy it all, and prove that nothing is left
 
-It runs commands that you could type, and shows each before its output.
+STACK is `local`, this machine, or `aws`, an AWS that is emulated here. It runs commands that you could type, and shows each
+before its output.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -48,26 +48,31 @@ class Stopped(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    if arguments not in ([], ["--clean"]):
+    words = [word for word in arguments if word != "--clean"]
+    stack = words[0] if words else "local"
+    if len(words) > 1 or len(arguments) - len(words) > 1 or not (ROOT / f"Pulumi.{stack}.yaml").exists():
         print(__doc__, file=sys.stderr)
         return 2
+    os.environ["EKIBEN_STACK"] = stack
+    os.chdir(ROOT)
+    provider = "" if stack == "local" else f" PROVIDER={stack}"
     shown = Stages()
     try:
-        return clean() if arguments else demo(shown)
+        return clean(stack) if "--clean" in arguments else demo(shown, provider)
     except Stopped as problem:
         why, code = f"The demo stopped: {problem}", 1
     except KeyboardInterrupt:
         why, code = "Interrupted.", 130
     how = (
-        "`make clean-demo` begins again."
-        if arguments
-        else "`make demo` goes on from here; `make clean-demo` removes it all."
+        f"`make clean-demo{provider}` begins again."
+        if "--clean" in arguments
+        else f"`make demo{provider}` goes on from here; `make clean-demo{provider}` removes it all."
     )
     print(f"\n{why}\n{how}", file=sys.stderr)
     return code
 
 
-def demo(show: Stages) -> int:
+def demo(show: Stages, provider: str) -> int:
     url = serving()
     if url:
         print("The endpoint is up already: nothing to do but ask it.")
@@ -84,10 +89,10 @@ def demo(show: Stages) -> int:
   40 years old, married, a bachelor's degree: {bold(answer["decision"])}, with a chance of {answer["probability"]:.0%}. Why:
   {"; ".join(reason["text"] for reason in answer["reasons"])}
 
-Try next (`. .venv/bin/activate` puts ekiben on your PATH):
+Try next (`. .venv/bin/activate{f"; export EKIBEN_STACK={os.environ['EKIBEN_STACK']}" if provider else ""}` comes first):
   ekiben models employment@champion                     what it was made from, who approved it, and why
   ekiben train employment --param max_depth=4 --follow  another model, to approve and compare
-  make clean-demo                                       destroy it all, and see that nothing is left""")
+  make clean-demo{provider:39}destroy it all, and see that nothing is left""")
     return 0
 
 
@@ -118,9 +123,9 @@ def build(show: Stages) -> str:
 
 def land(files: list[Path]) -> None:
     """Put the files into the lake, unless they are there."""
-    lake = lake_folder()
-    (lake / "bad.csv").unlink(missing_ok=True)
-    there = {path.name: path.stat().st_size for path in lake.glob("*")}
+    lake = storage()
+    lake.delete(f"{PREFIX}bad.csv")
+    there = {found.key.removeprefix(PREFIX): found.size_bytes for found in lake.list(PREFIX)}
     if all(there.get(path.name) == path.stat().st_size for path in files):
         print("The files are there.")
     else:
@@ -142,7 +147,7 @@ def watch(started: dict[str, Any]) -> dict[str, Any]:
 
 def refuse() -> None:
     """Land a file with two wrong rows, see its run refuse it, take it away again."""
-    lake, known = lake_folder(), newest_run()["id"]
+    lake, known = storage(), newest_run()["id"]
     source = ROOT / ".ekiben" / "bad.csv"
     try:
         source.write_text(BAD, encoding="utf-8")
@@ -153,12 +158,14 @@ def refuse() -> None:
         run("ekiben", "endpoints")
     finally:
         source.unlink(missing_ok=True)
-        (lake / "bad.csv").unlink(missing_ok=True)
+        lake.delete(f"{PREFIX}bad.csv")
 
 
-def clean() -> int:
+def clean(stack: str) -> int:
     run("ekiben", "destroy", "--yes")
-    run("ekiben", "inventory")
+    run("ekiben", "inventory", "--stack", stack)
+    if stack != "local":
+        run("ekiben", "emulate", stack, "--stop")
     return 0
 
 
@@ -190,12 +197,17 @@ def version_of(run_id: str) -> dict[str, Any]:
     return next((version for version in ask("models") or [] if version["run_id"] == run_id), {})
 
 
-def lake_folder() -> Path:
-    """The folder of the lake's prefix on this machine. Raises Stopped."""
-    for part in (ask("status") or {"parts": []})["parts"]:
-        if part["name"] == "lake" and part["facts"]:
-            return Path(unquote(urlparse(part["facts"]["uri"]).path)) / PREFIX
-    raise Stopped("the storage `lake` does not answer. Look at: ekiben status")
+def storage() -> Any:
+    """The storage `lake`. Raises Stopped."""
+    from ekiben.cli.platform import runtime
+    from ekiben.errors import EkibenError
+
+    try:
+        lake = runtime("").storage("lake")
+        next(iter(lake.list(PREFIX)), None)
+    except EkibenError as error:
+        raise Stopped(f"the storage `lake` does not answer: {error} Look at: ekiben status") from error
+    return lake
 
 
 def wait(what: str, probe: Callable[[], Any], at_most_s: int) -> Any:
