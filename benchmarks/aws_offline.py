@@ -1,9 +1,9 @@
 """What Ekiben's components cost on top of plain pulumi-aws: `python -m benchmarks.aws_offline [--sizes 1,10,50] [--json]`.
 
 Programs of N endpoints and N training jobs, under the real engine on an emulated AWS: preview, up, up without a change, destroy.
-Beside each the same program by hand: the same resources with the same inputs, straight from the classes of pulumi_aws, and the image
-that the endpoints share from the resource that builds it. `overhead_percent` is of the time of `up`; growth is linear when each
-pair of an endpoint and a job costs the same in a large program as in a small one.
+Beside each the same program by hand: the same resources with the same inputs, straight from the classes of pulumi_aws, and the
+image that the endpoints share from the resource that builds it. `overhead_percent` is of the time of `up`; growth is linear when
+each pair of an endpoint and a job costs the same in a large program as in a small one.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -119,6 +120,7 @@ def bound(function: str, lambda_: Bundle, edge: Edge) -> Function:
     kept: list[Ran] = []
     edge.runs = run
     facts = {"region": REGION, "function": function, "log_group": lambda_.group, "timeout_s": 300, "retries": 1}
+    facts["url"] = "https://api.lambda-url.eu-west-1.on.aws/"
     part = ek.Part(name="retrain", kind="function", provider="aws", ref="", facts=facts)
     found = Function(part, platform(part))
     found.ran = kept  # type: ignore[attr-defined]
@@ -131,6 +133,9 @@ def flush(bound: Function, lambda_: Bundle) -> None:
 
 
 def test_a_call_waits_and_returns_what_the_handler_returned(bound: Function, lambda_: Bundle) -> None:
+    silent = Function(dataclasses.replace(bound.part, facts={**bound.part.facts, "url": ""}), bound.platform)
+    with pytest.raises(ek.SpecError, match=r"no Http\(\)"):
+        silent.call({})
     answer = bound.call({"x": [1, "駅弁"]})
     assert (answer["type"], answer["source"], answer["data"]) == ("Http", "retrain", {"x": [1, "駅弁"]})
     assert answer["parts"] == ["lake", "tiny"]

@@ -44,6 +44,10 @@ class Function(runtime.Function):
 
     def call(self, data: Mapping[str, Any]) -> Any:
         name = self.part.name
+        if not self._facts.url:
+            raise SpecError(
+                f"The function {name!r} is not called: its spec has no Http(). Publish an event that it waits for."
+            )
         as_json(data, f"What was given to the function {name!r}")
         event = Event(id=f"http-{uuid.uuid4().hex}", type="Http", source=name, time=now(), data=dict(data))
         answer = self._function.invoke(f"call the function {name!r}", of_call(event))

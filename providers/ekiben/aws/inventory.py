@@ -73,11 +73,8 @@ def _made(cloud: Cloud, platform: Platform | None) -> Iterator[tuple[str, str, d
         for group in dict.fromkeys(groups):
             for one in _groups(cloud, group) if group else ():
                 yield one["logGroupName"], one["arn"].removesuffix(":*"), tags
-        for kind, prefix in [
-            *(("model_package_group", prefix) for prefix in [facts.get("model_groups", "")] if prefix),
-            *((kind, name) for name in _endpoints(facts) for kind in ("endpoint", "endpoint_config", "model")),
-        ]:
-            for name, arn in _hosted(cloud, kind, prefix):
+        for prefix in [*_endpoints(facts), *([facts["model_groups"]] if facts.get("model_groups") else [])]:
+            for name, arn in _hosted(cloud, prefix):
                 yield name, arn, tags
         marks = [*_endpoints(facts), *([facts["function"]] if facts.get("function") else [])]
         if part.kind == "training":
@@ -96,13 +93,19 @@ def _groups(cloud: Cloud, name: str) -> Iterator[dict[str, Any]]:
             yield one
 
 
-def _hosted(cloud: Cloud, kind: str, prefix: str) -> Iterator[tuple[str, str]]:
-    """What SageMaker has of a kind whose name is `prefix`, or begins with it and a dash."""
-    word = "".join(part.capitalize() for part in kind.split("_"))
-    for one in cloud.pages("sagemaker", f"list_{kind}s", f"look for what begins with {prefix}", NameContains=prefix):
-        name = str(one[f"{word}Name"])
-        if name == prefix or name.startswith(f"{prefix}-"):
-            yield name, str(one[f"{word}Arn"])
+def _hosted(cloud: Cloud, prefix: str) -> Iterator[tuple[str, str]]:
+    """What SageMaker has whose name is `prefix`, or begins with it and a dash."""
+    operation, like = f"look for what begins with {prefix}", {"NameContains": prefix}
+    for kind, found in {
+        "Endpoint": cloud.pages("sagemaker", "list_endpoints", operation, **like),
+        "EndpointConfig": cloud.pages("sagemaker", "list_endpoint_configs", operation, **like),
+        "Model": cloud.pages("sagemaker", "list_models", operation, **like),
+        "ModelPackageGroup": cloud.pages("sagemaker", "list_model_package_groups", operation, **like),
+    }.items():
+        for one in found:
+            name = str(one[f"{kind}Name"])
+            if name == prefix or name.startswith(f"{prefix}-"):
+                yield name, str(one[f"{kind}Arn"])
 
 
 def _interfaces(cloud: Cloud, groups: list[str], marks: list[str]) -> Iterator[str]:

@@ -89,6 +89,6 @@ witness = cloud.Function(
         source="functions/witness",
         on=(ek.NewData("lake", "drop/", settle_s=0.5), ek.On("TrainingEnded"), ek.On("ModelDecided"), ek.On("Custom")),
     ),
-    uses=[lake],
+    uses=[lake, models, tiny, brittle, pair, fleeting],
 )
 ek.export(lake, spare, models, tiny, brittle, pair, fleeting, api, fresh, narrow, echo, broken, witness)
