@@ -94,8 +94,8 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
     ),
     **dict.fromkeys(
         ("InternalFailure", "InternalError", "InternalServerError", "InternalException", "InternalServiceException",
-         "InternalDependencyException", "ServerException", "ServiceException", "ServiceFailure", "ServiceUnavailable", "ServiceUnavailableException",
-         "PaginationTokenExpiredException",
+         "InternalDependencyException", "ServerException", "ServiceException", "ServiceFailure", "ServiceUnavailable",
+         "ServiceUnavailableException", "PaginationTokenExpiredException",
          "RequestTimeout", "RequestTimeoutException", "EC2UnexpectedException", "ENINotReadyException", "ModelNotReadyException",
          "ResourceNotReadyException", "SnapStartNotReadyException", "SnapStartTimeoutException", "EFSMountTimeoutException",
          "S3FilesMountTimeoutException", "CodeArtifactUserPendingException"),
