@@ -7,7 +7,6 @@ import json
 import pytest
 
 import ekiben as ek
-from ekiben.aws import declared
 from ekiben.aws.inventory import found
 from ekiben.aws.jobs import scope_of
 from ekiben.testing import EmulatedAws
@@ -124,19 +123,3 @@ def test_a_region_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ek.SpecError, match="aws:region"):
         list(found("shop", "dev", {}))
-
-
-def test_the_groups_of_a_registry_go_with_what_is_in_them(emulated_aws: EmulatedAws) -> None:
-    sagemaker, kind = emulated_aws.sagemaker, declared.KINDS["Packages"]
-    for group in ("models-1a2b-tiny", "models-1a2b-large", "models-1a2bcd", "other-models-1a2b-tiny"):
-        sagemaker.create_model_package_group(ModelPackageGroupName=group)
-        for _ in range(2):
-            sagemaker.create_model_package(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
-    state = declared.put(kind, "urn", {"region": "us-east-1", "groups": "models-1a2b"})
-    for _ in range(2):
-        declared.delete(kind, "urn", state)
-    left = [
-        one["ModelPackageGroupName"] for one in sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"]
-    ]
-    assert sorted(left) == ["models-1a2bcd", "other-models-1a2b-tiny"]
-    assert len(sagemaker.list_model_packages(ModelPackageGroupName="models-1a2bcd")["ModelPackageSummaryList"]) == 2
