@@ -43,9 +43,11 @@ demo: setup ## The main job: the whole loop on real data, on this machine; PROVI
 clean-demo: setup ## Destroy what the demo made, and prove that nothing is left (PROVIDER as for the demo)
 	@$(BIN)/python infra/demo.py $(PROVIDER) --clean
 
-# The first build of the Pulumi CLI takes minutes: it runs beside the tests that do not need it; those that do wait for it.
+# The first build of the Pulumi CLI takes minutes, the environment of the SageMaker SDK one: they run beside the tests that do not
+# need them; those that do wait.
 test: .venv/.locked ## Lint, and all tests
-	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & trap 'kill %1 2>/dev/null || :' EXIT; \
+	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
+	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
 	  $(MAKE) --no-print-directory lint; $(BIN)/python -m pytest -n 2
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
@@ -62,6 +64,9 @@ lock: | $(UV) ## Renew the lock file
 	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --extra emulate --group dev --group bench --generate-hashes --no-header -o requirements.lock
 	@$(UV) pip compile providers/ekiben/packing/image.in -q --universal --python-version 3.11 -c requirements.lock \
 	  --generate-hashes --no-header --no-annotate -o providers/ekiben/packing/image.lock
+
+	@$(UV) pip compile tests/sdk/requirements.in -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  -o tests/sdk/requirements.txt
 
 bench-serving: setup ## Ekiben's server beside others (10 minutes, needs wrk); writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.serving

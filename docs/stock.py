@@ -1,6 +1,6 @@
 """Write providers/ekiben/aws/stock.json, the stock images and instance types that training on AWS takes. At release time:
 
-    uv venv /tmp/stock && uv pip install --python /tmp/stock/bin/python sagemaker "moto[ec2]"
+    uv venv /tmp/stock && uv pip install --python /tmp/stock/bin/python sagemaker-core "moto[ec2]"
     /tmp/stock/bin/python docs/stock.py
 
 Images come from the data of the SageMaker SDK; instance types from botocore's list of those that SageMaker trains on, with the
@@ -31,7 +31,7 @@ GPUS = {("A100", 40960): "A100-40", ("A100", 81920): "A100-80"}
 
 def main() -> None:
     found = {
-        "source": f"sagemaker {metadata.version('sagemaker')}, botocore {metadata.version('botocore')}, "
+        "source": f"sagemaker-core {metadata.version('sagemaker-core')}, botocore {metadata.version('botocore')}, "
         f"moto {metadata.version('moto')}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "images": {name: image(instance) for name, instance in IMAGES.items()},

@@ -45,7 +45,7 @@ def configure(endpoint: Any, config: Mapping[str, Any], asked: Mapping[str, Any]
         # Moto takes a weight of 0 for none.
         variant |= dict.fromkeys(("CurrentWeight", "DesiredWeight"), float(told.get("InitialVariantWeight", 1.0)))
     endpoint.shadow_production_variants = config.get("ShadowProductionVariants")
-    endpoint.data_capture_config = config.get("DataCaptureConfig")
+    endpoint.data_capture_config = config.get("DataCaptureConfig") or None  # AWS leaves out what is empty
     endpoint.last_modified_time = utcnow()
     if asked.get("RetainAllVariantProperties"):
         left = {one["VariantPropertyType"] for one in asked.get("ExcludeRetainedVariantProperties", ())}
