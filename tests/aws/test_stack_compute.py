@@ -59,6 +59,8 @@ def made() -> Iterator[Made]:
     (stack.folder / "infra" / "__main__.py").write_text(PROGRAM)
     with pytest.MonkeyPatch.context() as env:
         try:
+            # Builds, jobs and servers may do what their roles say, and nothing else.
+            emulator.ensure(stacks.state_dir(stack.folder), iam=True)
             platform = stack.up()
             lead_there(env, stack)
             yield Made(stack, platform)
