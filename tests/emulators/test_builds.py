@@ -27,7 +27,7 @@ def built(folder: Path, text: str, **files: str) -> tuple[str, Path]:
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         (context / name).write_text(content)
     into = folder / f"image-{len(list(folder.iterdir()))}"
-    return dockerfile.build(context, context / "Dockerfile", into), into
+    return dockerfile.build(context, context / "Dockerfile", into, lambda lock: None), into
 
 
 def test_a_dockerfile_becomes_a_folder(tmp_path: Path) -> None:
@@ -97,6 +97,13 @@ def test_a_build_that_fails_says_which_line(builds: Aws, tmp_path: Path) -> None
     )
     with pytest.raises(ClientError, match="ImageNotFound"):
         images.uri(builds, "apt")
+
+
+def test_packages_that_cannot_be_installed_fail_the_build(builds: Aws, tmp_path: Path) -> None:
+    files = {"Dockerfile": "FROM python:3.12\nCOPY lock /lock\nRUN pip install -r /lock\n", "lock": "numpy==0.0.0\n"}
+    build = images.build(builds, images.context(tmp_path, "none", files), "none")
+    assert build["buildStatus"] == "FAILED"
+    assert "Dockerfile line 3: RUN pip install" in images.said(builds, build)
 
 
 def test_a_tag_is_pushed_once(small: str, builds: Aws, tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from moto.codebuild.models import codebuild_backends
 
 from ekiben.emulators.aws import roles
 from ekiben.emulators.aws.call import Answer, Call, Refused
-from ekiben.emulators.aws.docker import FOLDER_VARIABLE
+from ekiben.emulators.aws.docker import CACHE_VARIABLE, FOLDER_VARIABLE
 from ekiben.emulators.aws.log_streams import Log
 from ekiben.emulators.warden import Ward
+from ekiben.packing.source import cache_dir
 from ekiben.station.processes import child_env
 
 __all__ = ["Builds"]
@@ -194,7 +195,7 @@ class Running:
             **self._keys, "AWS_ENDPOINT_URL": self._url, "AWS_REGION": self._region, "AWS_DEFAULT_REGION": self._region,
             "AWS_EC2_METADATA_DISABLED": "true", "CODEBUILD_BUILD_ID": str(self._record["id"]), "CODEBUILD_CI": "true",
             "CODEBUILD_BUILD_ARN": str(self._record["arn"]), "CODEBUILD_SRC_DIR": str(source), **variables,
-            "HOME": str(self._folder / "home"), FOLDER_VARIABLE: str(self._images),
+            "HOME": str(self._folder / "home"), FOLDER_VARIABLE: str(self._images), CACHE_VARIABLE: str(cache_dir()),
         })  # fmt: skip
         env["PATH"] = f"{self._bin}:{env.get('PATH', '')}"
         limit_s = 60.0 * self._record["timeoutInMinutes"]

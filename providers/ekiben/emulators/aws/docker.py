@@ -1,7 +1,8 @@
 """What a build of CodeBuild finds as `docker` and `aws`: as much of the two as it takes to build an image and push it to ECR.
 
-`python -m ekiben.emulators.aws.docker NAME WORDS...`. An image is kept in the folder EMULATOR_IMAGES; what is pushed is
-known to ECR by its manifest, with the credentials of the build's role, by the calls that Docker makes.
+`python -m ekiben.emulators.aws.docker NAME WORDS...`. An image is kept in the folder EMULATOR_IMAGES, its packages in
+EMULATOR_CACHE. What is pushed is known to ECR by its manifest, with the credentials of the build's role, by the calls that Docker
+makes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import boto3
 from botocore.exceptions import ClientError
 
 from ekiben.emulators.aws.dockerfile import CONFIG, BuildFailed, build
+from ekiben.station import environments
 
-__all__ = ["FOLDER_VARIABLE", "main"]
+__all__ = ["CACHE_VARIABLE", "FOLDER_VARIABLE", "main"]
 
-FOLDER_VARIABLE = "EMULATOR_IMAGES"
+FOLDER_VARIABLE, CACHE_VARIABLE = "EMULATOR_IMAGES", "EMULATOR_CACHE"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIGURATION, LAYER = (
     "application/vnd.docker.container.image.v1+json",
@@ -66,7 +68,7 @@ def _build(words: list[str]) -> None:
     folder = Path(os.environ[FOLDER_VARIABLE])
     fresh = folder / f".{secrets.token_hex(8)}"
     try:
-        id = build(given.context, given.context / given.file, fresh)
+        id = build(given.context, given.context / given.file, fresh, _installed)
         place = folder / id.removeprefix("sha256:")
         try:
             fresh.rename(place)
@@ -80,6 +82,11 @@ def _build(words: list[str]) -> None:
     print(f"Successfully built {id}")
     for name in given.tag if given.push else ():
         _push(name)
+
+
+def _installed(lock: Path) -> Path:
+    """Where the station makes environments, so that it is there when the image runs."""
+    return environments.interpreter(lock, cache=Path(os.environ[CACHE_VARIABLE]))
 
 
 def _push(name: str) -> None:

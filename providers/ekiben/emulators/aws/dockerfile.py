@@ -12,8 +12,11 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ekiben.errors import EkibenError, WorkloadError
 
 __all__ = ["ADAPTER", "CONFIG", "LOCK", "ROOT", "BuildFailed", "build"]
 
@@ -32,10 +35,10 @@ class BuildFailed(Exception):
     """Why, with the line of the Dockerfile."""
 
 
-def build(context: Path, dockerfile: Path, into: Path) -> str:
+def build(context: Path, dockerfile: Path, into: Path, install: Callable[[Path], object]) -> str:
     """Build what `dockerfile` says of the files in `context`; the folder `into` is then the image. Returns its id, sha256:...
 
-    Raises BuildFailed.
+    install: makes the environment of a lock. Raises BuildFailed.
     """
     made = _Build(context, into)
     try:
@@ -45,13 +48,19 @@ def build(context: Path, dockerfile: Path, into: Path) -> str:
     for number, instruction in _instructions(text):
         word, _, rest = instruction.partition(" ")
         try:
-            made.step(word.upper(), rest.strip())
+            made.step(number, word.upper(), rest.strip())
         except (ValueError, OSError) as error:
             raise BuildFailed(f"{dockerfile.name} line {number}: {instruction}: {error}") from error
         print(f"Step {number}: {instruction}", flush=True)
     if not made.started:
         raise BuildFailed(f"{dockerfile.name}: it has no FROM")
-    return made.finish()
+    id = made.finish()
+    try:
+        install(into / LOCK)
+    except EkibenError as error:
+        said = f"{error}\n{error.tail}" if isinstance(error, WorkloadError) else str(error)
+        raise BuildFailed(f"{dockerfile.name} line {made.installs}: RUN pip install: {said}") from error
+    return id
 
 
 def _instructions(text: str) -> list[tuple[int, str]]:
@@ -75,7 +84,7 @@ class _Build:
     def __init__(self, context: Path, into: Path) -> None:
         self._context, self._into, self._root = context.resolve(), into, into / ROOT
         self._root.mkdir(parents=True)
-        self.started = False
+        self.started, self.installs = False, 0
         self._lock: list[str] = []
         self._config: dict[str, Any] = {
             "Env": {},
@@ -86,8 +95,8 @@ class _Build:
             "Labels": {},
         }
 
-    def step(self, word: str, rest: str) -> None:
-        """Do one instruction. Raises ValueError, OSError."""
+    def step(self, number: int, word: str, rest: str) -> None:
+        """Do the instruction on this line. Raises ValueError, OSError."""
         if word == "FROM":
             if self.started:
                 raise ValueError("the emulator builds images of one stage")
@@ -102,6 +111,8 @@ class _Build:
         if done is None:
             raise ValueError("the emulator does not know this instruction")
         done(rest)
+        if word == "RUN" and self._lock:
+            self.installs = number
 
     def finish(self) -> str:
         files = hashlib.sha256()

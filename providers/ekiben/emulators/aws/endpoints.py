@@ -146,7 +146,7 @@ class Endpoints:
         self.reset()
 
     def _host(self, record: Any, call: Call) -> Host:
-        """What runs the endpoint of a record; started anew where that came without it, from an emulator before this one."""
+        """What runs the endpoint of a record; started now for one that CloudFormation has made."""
         with self._lock:
             if record.arn not in self._hosts:
                 config = sagemaker_backends[call.account][call.region].describe_endpoint_config(

@@ -58,7 +58,7 @@ class Express:
             for backend in list(regions.values()):
                 for record in list(_table(account, backend.region_name).values()):
                     if record["id"] == id and record["status"]["statusCode"] == "ACTIVE":
-                        return self._service(record).answer(call, "/" + path)
+                        return self._running[record["serviceArn"]].answer(call, "/" + path)
         return Answer(status=503, headers={"Content-Type": "text/plain"}, body=b"Service Temporarily Unavailable")
 
     def reset(self) -> None:
@@ -86,7 +86,8 @@ class Express:
             }  # fmt: skip
             configuration = _configuration(record, {}, asked, self._url)
             record["attached"] = balancers.attach(call.account, call.region, id, asked)
-            first = self._service(record).begin(configuration)
+            self._running[arn] = Service(record, self._folder / id, self._url, self._images)
+            first = self._running[arn].begin(configuration)
             table[arn] = record
         return Answer.of({"service": {**_shown(record), "activeConfigurations": [first]}})
 
@@ -94,7 +95,7 @@ class Express:
         record = self._known(call, call.json.get("serviceArn"))
         with self._lock:
             before = record["activeConfigurations"][-1] if record["activeConfigurations"] else {}
-            made = self._service(record).begin(_configuration(record, before, call.json, self._url))
+            made = self._running[record["serviceArn"]].begin(_configuration(record, before, call.json, self._url))
             record["updatedAt"] = time.time()
         return Answer.of({"service": {**_shown(record), "targetConfiguration": made}})
 
@@ -128,7 +129,7 @@ class Express:
         for record in _table(call.account, call.region).values():
             for deployment in record["deployments"]:
                 if deployment["serviceDeploymentArn"] == arn:
-                    self._service(record).stop(deployment, str(call.json.get("stopType") or "ROLLBACK"))
+                    self._running[record["serviceArn"]].stop(deployment, str(call.json.get("stopType") or "ROLLBACK"))
                     return Answer.of({"serviceDeploymentArn": arn})
         raise Refused("ServiceDeploymentNotFoundException", f"Service deployment {arn} not found.")
 
@@ -156,12 +157,12 @@ class Express:
             return None
         if call.json.get("desiredStatus") == "STOPPED":
             return Answer.of({"taskArns": [one["taskArn"] for one in record["stopped"]]})
-        return Answer.of({"taskArns": [one["taskArn"] for one in self._service(record).tasks()]})
+        return Answer.of({"taskArns": [one["taskArn"] for one in self._running[record["serviceArn"]].tasks()]})
 
     def _describe_tasks(self, call: Call) -> Answer | None:
         known: dict[str, dict[str, Any]] = {}
         for record in _table(call.account, call.region).values():
-            running = self._service(record).tasks() if record["status"]["statusCode"] == "ACTIVE" else []
+            running = self._running[record["serviceArn"]].tasks() if record["status"]["statusCode"] == "ACTIVE" else []
             known |= {one["taskArn"]: one for one in (*record["stopped"], *running)}
         wanted = call.json.get("tasks") or []
         found = [known[arn] for arn in wanted if arn in known]
@@ -180,13 +181,6 @@ class Express:
         if record is None or record["status"]["statusCode"] != "ACTIVE":
             raise Refused("ServiceNotFoundException", f"Service {arn} not found.")
         return record
-
-    def _service(self, record: dict[str, Any]) -> Service:
-        """What runs a service: with what it had, where that came without it, from an emulator before this one."""
-        if record["serviceArn"] not in self._running:
-            made = Service(record, self._folder / record["id"], self._url, self._images)
-            self._running[record["serviceArn"]] = made
-        return self._running[record["serviceArn"]]
 
 
 def _table(account: str, region: str) -> dict[str, dict[str, Any]]:

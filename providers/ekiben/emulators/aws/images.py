@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,12 +90,13 @@ class Image:
 
 
 class Images:
-    """Those of a folder."""
+    """Those of a folder, which is emptied first: what ECR knew of them was in the memory of the emulator before this one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[str, Image] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
 
     def digest(self, uri: str) -> str:
         """Of the image at a URI of ECR, by its tag or its digest. Raises NoImage."""

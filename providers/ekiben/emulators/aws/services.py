@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,9 +51,6 @@ class Service:
         self._fleets: dict[str, Fleet] = {}
         self._stops: dict[str, threading.Event] = {}
         self._closing, self._lock = threading.Event(), threading.Lock()
-        for one in record["activeConfigurations"][:1]:
-            with suppress(Refused, NoImage):
-                self._fleets[one["serviceRevisionArn"]] = self._fleet(one)
 
     def begin(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """Begin a deployment, in the background; it takes the place of one that is under way."""
