@@ -64,7 +64,6 @@ lock: | $(UV) ## Renew the lock file
 	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --extra emulate --group dev --group bench --generate-hashes --no-header -o requirements.lock
 	@$(UV) pip compile providers/ekiben/packing/image.in -q --universal --python-version 3.11 -c requirements.lock \
 	  --generate-hashes --no-header --no-annotate -o providers/ekiben/packing/image.lock
-
 	@$(UV) pip compile tests/sdk/requirements.in -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  -o tests/sdk/requirements.txt
 
