@@ -201,6 +201,26 @@ def test_an_object_in_a_bucket_reaches_a_function_by_eventbridge(aws: Aws) -> No
     assert (event["detail-type"], event["source"], event["time"][10]) == ("Object Created", "aws.s3", "T")
 
 
+def test_a_function_over_its_memory_is_ended_with_all_that_it_started(aws: Aws) -> None:
+    make(
+        aws, "greedy",
+        "import subprocess, sys, time\n"
+        "EAT = 'import time; held = bytearray(300 * 2**20); time.sleep(60)'\n"
+        "def handler(event, context):\n"
+        "    print('eats', flush=True)\n"
+        "    if event.get('eat'):\n"
+        "        subprocess.run([sys.executable, '-c', EAT])\n"
+        "    return 'full'\n",
+        MemorySize=256, Timeout=60,
+    )  # fmt: skip
+    said = call(aws, "greedy", {"eat": 1}, LogType="Tail")
+    assert said["FunctionError"] == "Unhandled"
+    told = json.loads(said["Payload"].read())
+    assert told["errorType"] == "Runtime.ExitError"
+    assert told["errorMessage"].endswith("Runtime exited with error: signal: killed")
+    assert json.loads(call(aws, "greedy", {})["Payload"].read()) == "full", "the next one is served"
+
+
 def test_an_event_is_tried_again_and_then_kept(aws: Aws) -> None:
     aws.sqs.create_queue(QueueName="dead")
     queue = aws.sqs.get_queue_url(QueueName="dead")["QueueUrl"]

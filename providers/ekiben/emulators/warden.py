@@ -47,6 +47,10 @@ class Ward:
         except subprocess.TimeoutExpired:
             return None
 
+    def held_mib(self, limit_mib: float) -> float:
+        """The memory that it and all that it has started hold, as the station counts it."""
+        return processes.held_mib(processes.descendants(self._process.pid) - {self._process.pid}, limit_mib)
+
     def ask_to_end(self) -> None:
         with self._lock, suppress(OSError):
             if self._writer >= 0:

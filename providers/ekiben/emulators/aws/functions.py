@@ -260,7 +260,8 @@ class Functions:
             sort_keys=True,
         )
         return Code(
-            key=hashlib.sha256(told.encode()).hexdigest(), arn=arn, version=version, timeout_s=float(function.timeout), env=env,
+            key=hashlib.sha256(told.encode()).hexdigest(), arn=arn, version=version, timeout_s=float(function.timeout),
+            memory_mib=int(function.memory_size), env=env,
             zip=b"" if image else function.code_bytes, handler=str(function.handler), image=image,
             entrypoint=tuple(config.entry_point), words=tuple(config.cmd), most=most or 0,
         )  # fmt: skip

@@ -46,6 +46,7 @@ CONCURRENCY = 10  # of a new account (https://docs.aws.amazon.com/lambda/latest/
 INIT_S = 60.0  # AWS gives 10; a busy laptop is slower
 IDLE_S = 300.0
 LOOK_S = 5.0
+MEMORY_S = 0.2  # how often it is looked how much of it a process holds
 TASK_ROOT = re.compile(r"(?<![^:])/var/task(?=[/:]|\Z)")
 
 logger = logging.getLogger("ekiben.emulators.aws")
@@ -63,6 +64,7 @@ class Code:
     arn: str
     version: str
     timeout_s: float
+    memory_mib: int
     env: Mapping[str, str]
     zip: bytes = b""
     handler: str = ""
@@ -150,7 +152,7 @@ class Worker:
         begun = time.monotonic()
         self.api.offer(outcome.request_id, payload)
         deadline = begun + self.code.timeout_s + (INIT_S if not self.used_at else 0.0)
-        alive = True
+        alive, looked = True, begun
         while True:
             try:
                 kind, body = self.api.told.get(timeout=0.05)
@@ -169,6 +171,14 @@ class Worker:
                     outcome.payload = _failure("Sandbox.Timedout", f"RequestId: {outcome.request_id} Error: {said}")
                     self.ward.kill()
                     break
+                if time.monotonic() > looked + MEMORY_S:
+                    looked = time.monotonic()
+                    if self.ward.held_mib(self.code.memory_mib) > self.code.memory_mib:
+                        outcome.error, alive = "Unhandled", False
+                        said = f"RequestId: {outcome.request_id} Error: Runtime exited with error: signal: killed"
+                        outcome.payload = _failure("Runtime.ExitError", said)
+                        self.ward.kill()
+                        break
                 continue
             if kind == "gone":
                 raise _Gone
