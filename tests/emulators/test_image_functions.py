@@ -122,6 +122,23 @@ def test_a_version_keeps_its_image_and_environment_and_its_number_is_its_own(
     assert found["ResolvedImageUri"] == images.uri(builds, "other")
 
 
+def test_who_comes_too_late_changes_nothing(client: Any, make: Callable[..., str]) -> None:
+    name = make("raced")
+    seen = client.get_function_configuration(FunctionName=name)["RevisionId"]
+    client.update_function_configuration(
+        FunctionName=name, Environment={"Variables": {"NAME": "mine"}}, RevisionId=seen
+    )
+    for change in (
+        lambda: client.update_function_configuration(FunctionName=name, Timeout=9, RevisionId=seen),
+        lambda: client.publish_version(FunctionName=name, RevisionId=seen),
+    ):
+        with pytest.raises(ClientError, match="PreconditionFailed"):
+            change()
+    now = client.get_function_configuration(FunctionName=name)
+    assert (now["Timeout"], now["Environment"]["Variables"]["NAME"]) == (20, "mine")
+    assert client.publish_version(FunctionName=name, RevisionId=now["RevisionId"])["Version"] == "1"
+
+
 def test_a_url_answers(client: Any, make: Callable[..., str]) -> None:
     name = make("open")
     client.publish_version(FunctionName=name)

@@ -27,6 +27,7 @@ from ekiben.emulators.aws.function_urls import PREFIX, Urls
 from ekiben.emulators.aws.functions import Functions
 from ekiben.emulators.aws.images import Images
 from ekiben.emulators.aws.training import Jobs
+from ekiben.emulators.aws.versions import Changes
 
 __all__ = ["Edge"]
 
@@ -79,10 +80,13 @@ class Edge:
             ("sagemaker", "DeleteModelPackage"): sagemaker.delete_model_package,
             ("sagemaker", "DeleteModelPackageGroup"): sagemaker.delete_model_package_group,
         }
+        changes = Changes(self.moto)
         self._routes: list[tuple[str, str, re.Pattern[str], Addition]] = [
             ("s3", "GET", re.compile(r"/[^/]+/?"), partial(buckets.show_notifications, self.moto)),
             ("sagemaker", "POST", re.compile(r"/endpoints/[^/]+/invocations"), self._endpoints.invoke),
             ("lambda", "POST", re.compile(r"/2015-03-31/functions/[^/]+/invocations"), self._functions.invoke),
+            ("lambda", "PUT", re.compile(r"/2015-03-31/functions/[^/]+/(?:configuration|code)"), changes.answer),
+            ("lambda", "POST", re.compile(r"/2015-03-31/functions/[^/]+/versions"), changes.answer),
             ("lambda", "POST", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.create),
             *(("lambda", method, provisioned.PATH, provisioned.answer) for method in ("DELETE", "GET", "PUT")),
             ("lambda", "PUT", re.compile(r"/2021-10-31/functions/[^/]+/url"), self._urls.update),

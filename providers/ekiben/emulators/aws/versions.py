@@ -1,15 +1,26 @@
-"""Versions of functions as Lambda keeps them, where moto does not: each has its own image, and a number is never given again."""
+"""Versions of functions as Lambda keeps them, where moto does not.
+
+Each has its own image, and a number is never given again; who changes or publishes a function that somebody else has changed
+since (its RevisionId says so) is refused.
+"""
 
 from __future__ import annotations
 
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 from moto.awslambda.exceptions import InvalidParameterValueException
-from moto.awslambda.models import ImageConfig, LambdaFunction, LambdaStorage
+from moto.awslambda.models import ImageConfig, LambdaFunction, LambdaStorage, lambda_backends
+from moto.core.exceptions import JsonRESTError
 
+from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.images import Images, NoImage
 
-__all__ = ["keep", "resolved"]
+__all__ = ["Changes", "keep", "resolved"]
 
 
 def keep(images: Images) -> None:
@@ -19,9 +30,10 @@ def keep(images: Images) -> None:
         LambdaFunction.get_code,
         LambdaFunction.update_configuration,
     )
-    publish = LambdaStorage.publish_version
+    publish, show = LambdaStorage.publish_version, LambdaFunction.get_configuration
 
     def set_code(self: LambdaFunction, spec: dict[str, Any]) -> None:
+        self.revision_id = str(uuid.uuid4())  # type: ignore[attr-defined]
         if "ImageUri" not in spec:
             take(self, spec)
         elif not spec.get("DryRun"):
@@ -42,7 +54,11 @@ def keep(images: Images) -> None:
     def update(self: LambdaFunction, updates: dict[str, Any]) -> dict[str, Any]:
         if "ImageConfig" in updates:
             self.image_config = ImageConfig(updates["ImageConfig"])
+        self.revision_id = str(uuid.uuid4())  # type: ignore[attr-defined]
         return configure(self, updates)
+
+    def get_configuration(self: LambdaFunction, on_create: bool = False) -> dict[str, Any]:
+        return {**show(self, on_create), "RevisionId": getattr(self, "revision_id", "")}
 
     def publish_version(self: LambdaStorage, name_or_arn: str, description: str = "") -> LambdaFunction | None:
         latest: Any = self.get_function_by_name_or_arn_forbid_qualifier(name_or_arn)
@@ -61,7 +77,27 @@ def keep(images: Images) -> None:
     LambdaFunction._set_function_code = set_code  # type: ignore[assignment, method-assign]
     LambdaFunction.get_code = get_code  # type: ignore[method-assign]
     LambdaFunction.update_configuration = update  # type: ignore[assignment, method-assign]
+    LambdaFunction.get_configuration = get_configuration  # type: ignore[method-assign]
     LambdaStorage.publish_version = publish_version  # type: ignore[method-assign]
+
+
+class Changes:
+    """Changes of functions, one after another."""
+
+    def __init__(self, moto: Callable[[Call], Answer]) -> None:
+        self._moto, self._lock = moto, threading.Lock()
+
+    def answer(self, call: Call) -> Answer:
+        """UpdateFunctionConfiguration, UpdateFunctionCode, PublishVersion. Raises Refused for one that comes too late."""
+        wanted, name = call.json.get("RevisionId"), unquote(call.path.split("/")[3])
+        with self._lock:
+            if wanted:
+                with suppress(JsonRESTError):
+                    there = lambda_backends[call.account][call.region].get_function(name)
+                    if getattr(there, "revision_id", wanted) != wanted:
+                        told = "The Revision Id provided does not match the latest Revision Id. Call GetFunction to retrieve"
+                        raise Refused("PreconditionFailedException", f"{told} the latest Revision Id", 412)
+            return self._moto(call)
 
 
 def resolved(function: LambdaFunction) -> str:
