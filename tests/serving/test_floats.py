@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pydantic import Field
 
 from ekiben.serving.floats import reader
+from ekiben.serving.render import writer
 from ekiben.serving.standin.annotations import DType, Shape
 from ekiben.serving.standin.descriptors import IODescriptor
 
@@ -93,3 +94,16 @@ def test_the_last_of_two_equal_names_counts() -> None:
     assert found is not None
     assert bits(found) == bits(spec.__pydantic_validator__.validate_json(text).__dict__)
     assert found["rows"].tolist() == [[4, 5, 6]]
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, Annotated[np.ndarray, DType("float32"), Shape((-1,))]])
+@pytest.mark.parametrize("value", [np.array([0.1, -0.0], np.float32), np.arange(40.0).reshape(8, 5), np.array(7)])
+def test_an_array_that_a_method_gives_is_written_at_once(kind: Any, value: Any) -> None:
+    def method() -> Any: ...
+
+    method.__annotations__["return"] = kind
+    made = writer(IODescriptor.from_output(method))
+    expected = made.json(value)
+    made._validator = None  # what costs more than the rest of it is not asked
+    assert made.body(value) == (b"application/json", expected)
+    assert json.loads(expected) == value.tolist()

@@ -95,10 +95,11 @@ class RootWriter(Writer):
         self._validator, self._serializer = spec.__pydantic_validator__, spec.__pydantic_serializer__
         metadata = spec.model_fields["root"].metadata
         self._structured = schema.get("type") in STRUCTURED and "serialization" not in schema
-        self._tensor = any(isinstance(each, TensorSchema) for each in metadata)
+        tensors = [isinstance(each, TensorSchema) for each in metadata]
+        self._tensor = any(tensors)
         # An array passes as it is, and who declares arrays has imported NumPy.
         self._orjson = _optional("orjson") if self._tensor else None
-        self._kept = sys.modules["numpy"].ndarray if self._tensor and len(metadata) == 1 else None
+        self._kept = sys.modules["numpy"].ndarray if tensors and all(tensors) else None
 
     def value(self, output: Any) -> Any:
         return self._made(output).root
