@@ -247,8 +247,11 @@ def _same(total: Row) -> Row:
 
 
 def _sigmoid(total: Row) -> Row:
-    # A single operation in double precision, rounded to single, is that operation in single precision.
-    return np.array([1.0 / np.float32(_c.exp(min(-total.item(), MAX_EXPONENT)) + 1.0)], np.float32)
+    # A single operation in double precision, rounded to single as the array does, is that operation in single precision.
+    made = np.empty(1, np.float32)
+    made[0] = _c.exp(min(-total.item(), MAX_EXPONENT)) + 1.0
+    made[0] = 1.0 / made.item()
+    return made
 
 
 def _exponential(total: Row) -> Row:
