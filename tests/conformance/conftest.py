@@ -1,6 +1,7 @@
 """The rig: one platform per provider, stood up by the real engine, that every conformance test runs on.
 
-Tests take `rig`, never a class of a provider. EKIBEN_RIGS names the rigs (default: local).
+Tests take `rig`, never a class of a provider. EKIBEN_RIGS names the rigs (default: local). EKIBEN_LIVE names a provider whose
+rig stands on a real account instead (docs/aws.md).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import pytest
 import ekiben as ek
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
+LIVE = os.environ.get("EKIBEN_LIVE", "")
+RIGS = (os.environ.get("EKIBEN_RIGS") or LIVE or "local").split(",")
+PATIENCE_S = 900.0 if LIVE else 60.0
 
 
 def eventually(look: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
@@ -95,7 +98,7 @@ class Rig:
         return self._served
 
 
-@pytest.fixture(scope="session", params=os.environ.get("EKIBEN_RIGS", "local").split(","))
+@pytest.fixture(scope="session", params=RIGS)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     module = importlib.import_module(f"..rigs.{request.param}", __package__)
     made: Rig = module.make(Rig)

@@ -8,6 +8,7 @@ import pytest
 
 import ekiben as ek
 from ekiben.runtime import Object
+from ekiben.testing import EmulatedAws
 from tests.example.conftest import ROOT, load
 
 retrain, register, release = (
@@ -72,6 +73,18 @@ def test_other_data_is_another_run(runtime: Any, change: dict[str, str]) -> None
     retrain.handler(landed("employment/a.pq"), runtime)
     runtime.lake.objects |= change
     retrain.handler(landed("employment/a.pq"), runtime)
+    assert len(runtime.employment.there) == 2
+
+
+def test_in_a_bucket_of_s3_it_is_the_same(runtime: Any, emulated_aws: EmulatedAws) -> None:
+    emulated_aws.s3.create_bucket(Bucket="lake")
+    facts = {"region": emulated_aws.environment["AWS_REGION"], "uri": "s3://lake"}
+    part = ek.Part(name="lake", kind="storage", provider="aws", ref="lake", facts=facts)
+    lake = ek.connect(ek.Platform(project="employment", stack="test", parts={"lake": part})).storage("lake")
+    runtime.lake = lake
+    for body in (b"1", b"1", b"2"):
+        lake.put("employment/a.pq", body)
+        retrain.handler(landed("employment/a.pq"), runtime)
     assert len(runtime.employment.there) == 2
 
 
