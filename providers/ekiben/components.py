@@ -51,6 +51,7 @@ __all__ = [
     "platform_of",
     "project_root",
     "provider",
+    "source_folder",
     "tags",
 ]
 
@@ -307,6 +308,22 @@ def tags(component: Component[Any]) -> dict[str, str]:
 def project_root() -> Path:
     """The folder of Pulumi.yaml: `source` and `bento` paths start there."""
     return Path(pulumi.get_root_directory() or ".").resolve()
+
+
+def source_folder(component: Component[Any], source: str, entry: str = "") -> Path:
+    """A source folder of the project. Raises SpecError when it, or the file `entry` in it, is not there."""
+    root = project_root()
+    folder = (root / source).resolve()
+    where = f"The {component.kind} {component.name!r}"
+    if not folder.is_relative_to(root):
+        raise SpecError(
+            f"{where}: {source!r} is not below the project's folder {root}. Move the code into the project."
+        )
+    if not folder.is_dir():
+        raise SpecError(f"{where}: there is no folder {source!r} in {root}. Make it, or correct the path.")
+    if entry and not (folder / entry).is_file():
+        raise SpecError(f"{where}: the folder {source!r} has no file {entry!r}. Write it, or correct the path.")
+    return folder
 
 
 def _others(name: str) -> tuple[Support, ...]:

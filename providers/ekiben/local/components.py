@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pulumi
 
 from ekiben import components
-from ekiben.components import Component, project_root, tags
+from ekiben.components import Component, project_root, source_folder, tags
 from ekiben.cost import FREE, Cost
 from ekiben.errors import SpecError
 from ekiben.local import SUPPORT
@@ -105,7 +104,7 @@ class Training(_Local, components.Training):
     def create(self) -> None:
         from ekiben import lineage, packing
 
-        folder = _folder(self, self.spec.source, self.spec.entry)
+        folder = source_folder(self, self.spec.source, self.spec.entry)
         storage = _local_storage(self, self.storage)
         code = packing.bundle(folder)
         held = self._upload(code, storage.bucket.name, "-code")
@@ -136,7 +135,7 @@ class Endpoint(_Local, components.Endpoint):
     def create(self) -> None:
         from ekiben import packing
 
-        template = packing.template(_folder(self, self.spec.bento))
+        template = packing.template(source_folder(self, self.spec.bento))
         storage = _local_storage(self, self.registry.storage)
         held = self._upload(template, storage.bucket.name, "-template")
         made = self._declare(
@@ -166,7 +165,7 @@ class Function(_Local, components.Function):
     def create(self) -> None:
         from ekiben import packing
 
-        bundle = packing.function_bundle(_folder(self, self.spec.source, "main.py"))
+        bundle = packing.function_bundle(source_folder(self, self.spec.source, "main.py"))
         reached = {storage.name: storage for used in self.uses for storage in _storages(used)}
         homes = [storage.bucket for storage in reached.values()]
         home = homes[0] if homes else self._declare("Bucket", {"retain": False}, "-bucket")
@@ -266,22 +265,6 @@ def _local_storage(component: Component[Any], storage: components.Storage) -> St
             "the station reads and writes folders of its own only. Give it a local storage."
         )
     return storage
-
-
-def _folder(component: Component[Any], source: str, entry: str = "") -> Path:
-    """A source folder of the project. Raises SpecError when it, or the file `entry` in it, is not there."""
-    root = project_root()
-    folder = (root / source).resolve()
-    where = f"The {component.kind} {component.name!r}"
-    if not folder.is_relative_to(root):
-        raise SpecError(
-            f"{where}: {source!r} is not below the project's folder {root}. Move the code into the project."
-        )
-    if not folder.is_dir():
-        raise SpecError(f"{where}: there is no folder {source!r} in {root}. Make it, or correct the path.")
-    if entry and not (folder / entry).is_file():
-        raise SpecError(f"{where}: the folder {source!r} has no file {entry!r}. Write it, or correct the path.")
-    return folder
 
 
 def _facts(**values: Any) -> pulumi.Output[Mapping[str, Any]]:

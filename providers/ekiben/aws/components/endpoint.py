@@ -14,7 +14,7 @@ from ekiben.aws import SUPPORT, stock
 from ekiben.aws.backends import Backend, choose, instances
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
-from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts, source_folder
+from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts
 from ekiben.aws.components.resources import Variants
 from ekiben.aws.components.storage import Storage, storage_of
 from ekiben.aws.components.training import pass_to, volume_statements
@@ -56,7 +56,7 @@ class Endpoint(Aws, components.Endpoint):
         self.where = network()
         self.backend = choose(self.name, self.spec, named=services().get(self.name, ""), private=self.where.private)
         pulumi.log.info(f"The endpoint {self.name!r} is on {self.backend.title}.", self)
-        template = packing.template(source_folder(self, self.spec.bento))
+        template = packing.template(components.source_folder(self, self.spec.bento))
         storage, builder = storage_of(self, self.registry.storage), builder_of(self, self.registry)
         self.image_uri = builder.image(packing.environment_image(template)).image_uri
         known = {

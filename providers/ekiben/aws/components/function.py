@@ -13,7 +13,7 @@ import pulumi_aws as aws
 from ekiben import components, packing
 from ekiben.aws import SUPPORT
 from ekiben.aws.components import triggers
-from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, current, document, facts, source_folder
+from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, current, document, facts
 from ekiben.aws.components.registry import Registry
 from ekiben.aws.components.storage import Storage
 from ekiben.aws.jobs import scope_of
@@ -49,7 +49,7 @@ class Function(Aws, components.Function):
 
     def create(self) -> None:
         spec = self.spec
-        bundle = packing.function_bundle(source_folder(self, spec.source, "main.py"), "aws")
+        bundle = packing.function_bundle(components.source_folder(self, spec.source, "main.py"), "aws")
         self.identity = self.role("lambda.amazonaws.com")
         self.dead = aws.sqs.Queue(
             f"{self.name}-dead",

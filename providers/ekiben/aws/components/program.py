@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_aws as aws
 
-from ekiben.components import Component, project_root, tags
+from ekiben.components import Component, tags
 from ekiben.cost import Cost
 from ekiben.errors import SpecError
 from ekiben.packing import Bundle
@@ -34,7 +33,6 @@ __all__ = [
     "document",
     "exported",
     "facts",
-    "source_folder",
     "trust",
 ]
 
@@ -203,22 +201,6 @@ def trust(service: str, account: str) -> str:
 def facts(**values: Any) -> pulumi.Output[Mapping[str, Any]]:
     """Facts of a part, from outputs and plain values."""
     return pulumi.Output.all(**values).apply(dict)
-
-
-def source_folder(component: Component[Any], source: str, entry: str = "") -> Path:
-    """A source folder of the project. Raises SpecError when it, or the file `entry` in it, is not there."""
-    root = project_root()
-    folder = (root / source).resolve()
-    where = f"The {component.kind} {component.name!r}"
-    if not folder.is_relative_to(root):
-        raise SpecError(
-            f"{where}: {source!r} is not below the project's folder {root}. Move the code into the project."
-        )
-    if not folder.is_dir():
-        raise SpecError(f"{where}: there is no folder {source!r} in {root}. Make it, or correct the path.")
-    if entry and not (folder / entry).is_file():
-        raise SpecError(f"{where}: the folder {source!r} has no file {entry!r}. Write it, or correct the path.")
-    return folder
 
 
 def exported(record: pulumi.Output[Platform]) -> None:

@@ -12,7 +12,7 @@ from ekiben import components
 from ekiben.aws import SUPPORT, stock
 from ekiben.aws.components.images import pull_statements
 from ekiben.aws.components.network import interface_statements, network
-from ekiben.aws.components.program import Aws, Statement, allow, facts, source_folder
+from ekiben.aws.components.program import Aws, Statement, allow, facts
 from ekiben.aws.components.resources import Jobs
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.jobs import scope_of
@@ -36,7 +36,7 @@ class Training(Aws, components.Training):
         from ekiben import lineage, packing
 
         spec, project, stack, name = self.spec, pulumi.get_project(), pulumi.get_stack(), self.name
-        folder = source_folder(self, spec.source, spec.entry)
+        folder = components.source_folder(self, spec.source, spec.entry)
         resources = spec.resources
         try:
             instance_type = stock.instance(resources.vcpu, resources.memory_mib, gpus=resources.gpus, gpu=resources.gpu)
