@@ -239,6 +239,16 @@ def environ(method: str, path: str, service: str, query: str = "", **more: str) 
         (("GET", "/2015-03-31/functions/f/aliases/live", "lambda"), "lambda:GetAlias", "function:f"),
         (("DELETE", "/2015-03-31/functions/f", "lambda", "Qualifier=3"), "lambda:DeleteFunction", "function:f:3"),
         (("GET", "/2015-03-31/functions/f/versions", "lambda"), "lambda:ListVersionsByFunction", "function:f"),
+        (
+            ("GET", "/2019-09-30/functions/f/provisioned-concurrency", "lambda", "List=ALL"),
+            "lambda:ListProvisionedConcurrencyConfigs",
+            "function:f",
+        ),
+        (
+            ("GET", "/2019-09-30/functions/f/provisioned-concurrency", "lambda", "Qualifier=3"),
+            "lambda:GetProvisionedConcurrencyConfig",
+            "function:f:3",
+        ),
         (("POST", "/endpoints/e/invocations", "sagemaker"), "sagemaker:InvokeEndpoint", "endpoint/e"),
         (("GET", "/b/k", "s3", "versionId=1"), "s3:GetObjectVersion", "b/k"),
         (("GET", "/b", "s3", "versions&prefix=x"), "s3:ListBucketVersions", ":b"),

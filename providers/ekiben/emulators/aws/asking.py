@@ -44,7 +44,10 @@ PASSES = {
     "codebuild:CreateProject": ("serviceRole", "codebuild.amazonaws.com"),
     "scheduler:CreateSchedule": ("RoleArn", "scheduler.amazonaws.com"),
 }
-QUALIFIED = {"Invoke", "DeleteFunction", "GetFunctionConfiguration", "GetFunction"}
+QUALIFIED = {
+    "Invoke", "DeleteFunction", "GetFunctionConfiguration", "GetFunction", "DeleteProvisionedConcurrencyConfig",
+    "GetProvisionedConcurrencyConfig", "PutProvisionedConcurrencyConfig",
+}  # fmt: skip
 LAMBDA = {"Invoke": "InvokeFunction", "InvokeWithResponseStream": "InvokeFunction"}
 
 
@@ -93,8 +96,8 @@ def _operation(call: Call) -> tuple[str, Mapping[str, Any]]:
         if "Action" in form:
             return form["Action"], form
     service = "sagemaker-runtime" if call.service == "sagemaker" else call.service
-    for method, path, name, raw in _rest(service):
-        if method == call.method and (found := path.fullmatch(call.path)):
+    for method, path, fixed, name, raw in _rest(service):
+        if method == call.method and fixed.items() <= call.query.items() and (found := path.fullmatch(call.path)):
             there = {} if raw else call.json
             names = {key: unquote(value) for key, value in found.groupdict().items()}
             return name, {**there, **call.query, **names}
@@ -102,8 +105,10 @@ def _operation(call: Call) -> tuple[str, Mapping[str, Any]]:
 
 
 @cache
-def _rest(service: str) -> list[tuple[str, re.Pattern[str], str, bool]]:
-    """Of a service whose operations are methods and paths: those, the longest path first, and whether their bodies are no JSON."""
+def _rest(service: str) -> list[tuple[str, re.Pattern[str], dict[str, str], str, bool]]:
+    """Of a service whose operations are methods, paths and words in the query: those, the longest first, and whether their bodies
+    are no JSON.
+    """
     session = get_session()
     if service not in session.get_available_services():
         return []
@@ -111,11 +116,14 @@ def _rest(service: str) -> list[tuple[str, re.Pattern[str], str, bool]]:
     found = []
     for name in model.operation_names:
         operation = model.operation_model(name)
-        http, raw = operation.http, bool(operation.input_shape and operation.input_shape.serialization.get("payload"))
-        path = re.escape(http["requestUri"].partition("?")[0]).replace(r"\{", "{").replace(r"\}", "}")
+        http, shape = operation.http, operation.input_shape
+        raw = bool(shape and shape.serialization.get("payload"))
+        path, _, words = http["requestUri"].partition("?")
+        path = re.escape(path).replace(r"\{", "{").replace(r"\}", "}")
         path = re.sub(r"\{(\w+)\\\+\}", r"(?P<\1>.+)", path)
-        found.append((http["method"], re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "/?"), name, raw))
-    return sorted(found, key=lambda one: -len(one[1].pattern))
+        pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "/?")
+        found.append((http["method"], pattern, dict(parse_qsl(words)), name, raw))
+    return sorted(found, key=lambda one: (-len(one[1].pattern), -len(one[2])))
 
 
 def _values(action: str, given: Mapping[str, Any]) -> dict[str, str]:
