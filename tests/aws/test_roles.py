@@ -191,26 +191,31 @@ def test_functions_and_jobs_run_as_their_roles(stack: Stack) -> None:
     assert any("drop/a.csv" in str(one) for one in runtime.function("reader").deliveries("done"))
 
 
+def mine(service: str) -> Any:
+    """A client with the keys that the environment has now; boto3's own function keeps those that it found first."""
+    return boto3.session.Session(region_name=REGION).client(service)
+
+
 FORBIDDEN: dict[str, Callable[[Stack], Any]] = {
-    "read another bucket": lambda s: boto3.client("s3").get_object(Bucket=s.bucket("other"), Key="secret.txt"),
-    "list another bucket": lambda s: boto3.client("s3").list_objects_v2(Bucket=s.bucket("other")),
-    "write another bucket": lambda s: boto3.client("s3").put_object(Bucket=s.bucket("other"), Key="a", Body=b"1"),
-    "change a bucket's policy": lambda s: boto3.client("s3").delete_bucket_policy(Bucket=s.bucket("lake")),
-    "make its bucket public": lambda s: boto3.client("s3").delete_public_access_block(Bucket=s.bucket("lake")),
-    "delete its bucket": lambda s: boto3.client("s3").delete_bucket(Bucket=s.bucket("lake")),
-    "list all buckets": lambda s: boto3.client("s3").list_buckets(),
-    "make a role": lambda s: boto3.client("iam").create_role(RoleName="mine", AssumeRolePolicyDocument="{}"),
-    "give itself more": lambda s: boto3.client("iam").put_role_policy(
+    "read another bucket": lambda s: mine("s3").get_object(Bucket=s.bucket("other"), Key="secret.txt"),
+    "list another bucket": lambda s: mine("s3").list_objects_v2(Bucket=s.bucket("other")),
+    "write another bucket": lambda s: mine("s3").put_object(Bucket=s.bucket("other"), Key="a", Body=b"1"),
+    "change a bucket's policy": lambda s: mine("s3").delete_bucket_policy(Bucket=s.bucket("lake")),
+    "make its bucket public": lambda s: mine("s3").delete_public_access_block(Bucket=s.bucket("lake")),
+    "delete its bucket": lambda s: mine("s3").delete_bucket(Bucket=s.bucket("lake")),
+    "list all buckets": lambda s: mine("s3").list_buckets(),
+    "make a role": lambda s: mine("iam").create_role(RoleName="mine", AssumeRolePolicyDocument="{}"),
+    "give itself more": lambda s: mine("iam").put_role_policy(
         RoleName=s.role("agent").rpartition("/")[2], PolicyName="more", PolicyDocument="{}"
     ),
-    "attach a policy": lambda s: boto3.client("iam").attach_role_policy(
+    "attach a policy": lambda s: mine("iam").attach_role_policy(
         RoleName=s.role("agent").rpartition("/")[2], PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
     ),
-    "make a key": lambda s: boto3.client("iam").create_access_key(UserName="somebody"),
-    "take on another role": lambda s: boto3.client("sts").assume_role(
-        RoleArn=f"arn:aws:iam::{ACCOUNT}:role/admin", RoleSessionName="x"
+    "make a key": lambda s: mine("iam").create_access_key(UserName="somebody"),
+    "take on another role": lambda s: mine("sts").assume_role(
+        RoleArn=f"arn:aws:iam::{ACCOUNT}:role/admin", RoleSessionName="mine"
     ),
-    "pass another role": lambda s: boto3.client("sagemaker").create_training_job(
+    "pass another role": lambda s: mine("sagemaker").create_training_job(
         TrainingJobName="mine-1",
         AlgorithmSpecification={"TrainingImage": "i", "TrainingInputMode": "File"},
         RoleArn=f"arn:aws:iam::{ACCOUNT}:role/admin",
@@ -218,36 +223,36 @@ FORBIDDEN: dict[str, Callable[[Stack], Any]] = {
         ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
         StoppingCondition={"MaxRuntimeInSeconds": 60},
     ),
-    "make a function": lambda s: boto3.client("lambda").create_function(
+    "make a function": lambda s: mine("lambda").create_function(
         FunctionName="mine", Runtime="python3.11", Role=s.role("agent"), Handler="m.h", Code={"ZipFile": b"x"}
     ),
-    "change another function": lambda s: boto3.client("lambda").update_function_configuration(
+    "change another function": lambda s: mine("lambda").update_function_configuration(
         FunctionName=s.platform.parts["reader"].facts["function"], Timeout=3
     ),
-    "open a function to others": lambda s: boto3.client("lambda").add_permission(
+    "open a function to others": lambda s: mine("lambda").add_permission(
         FunctionName=s.platform.parts["agent"].facts["function"], StatementId="x", Action="lambda:InvokeFunction", Principal="*"
     ),
-    "delete a function": lambda s: boto3.client("lambda").delete_function(
+    "delete a function": lambda s: mine("lambda").delete_function(
         FunctionName=s.platform.parts["tiny-api"].facts["function"]
     ),
-    "stop another's job": lambda s: boto3.client("sagemaker").stop_training_job(TrainingJobName="theirs-1"),
-    "read another stack's secret": lambda s: boto3.client("secretsmanager").get_secret_value(SecretId="theirs"),
-    "publish alarms": lambda s: boto3.client("sns").publish(
+    "stop another's job": lambda s: mine("sagemaker").stop_training_job(TrainingJobName="theirs-1"),
+    "read another stack's secret": lambda s: mine("secretsmanager").get_secret_value(SecretId="theirs"),
+    "publish alarms": lambda s: mine("sns").publish(
         TopicArn=f"arn:aws:sns:{REGION}:{ACCOUNT}:watch", Message="x"
     ),
-    "speak for S3 on the bus": lambda s: boto3.client("events").put_events(
+    "speak for S3 on the bus": lambda s: mine("events").put_events(
         Entries=[
             {"EventBusName": s.platform.parts["models"].facts["bus"], "Source": "aws.s3", "DetailType": "x", "Detail": "{}"}
         ]
     ),
-    "put events on the default bus": lambda s: boto3.client("events").put_events(
+    "put events on the default bus": lambda s: mine("events").put_events(
         Entries=[{"Source": "ekiben", "DetailType": "x", "Detail": "{}"}]
     ),
-    "drop a log": lambda s: boto3.client("logs").delete_log_group(
+    "drop a log": lambda s: mine("logs").delete_log_group(
         logGroupName=s.platform.parts["agent"].facts["log_group"]
     ),
-    "start a build": lambda s: boto3.client("codebuild").start_build(projectName="models-images"),
-    "forget an alarm": lambda s: boto3.client("cloudwatch").delete_alarms(AlarmNames=["watch-tiny-api-errors"]),
+    "start a build": lambda s: mine("codebuild").start_build(projectName="models-images"),
+    "forget an alarm": lambda s: mine("cloudwatch").delete_alarms(AlarmNames=["watch-tiny-api-errors"]),
 }  # fmt: skip
 
 
@@ -283,7 +288,7 @@ def test_a_function_reaches_only_what_it_uses(stack: Stack, monkeypatch: pytest.
 
 def test_a_job_reads_its_inputs_and_writes_its_own_runs(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.be("tiny", monkeypatch)
-    s3, lake = boto3.client("s3"), stack.bucket("lake")
+    s3, lake = mine("s3"), stack.bucket("lake")
     assert s3.get_object(Bucket=lake, Key="points/a.jsonl")["Body"].read()
     s3.put_object(Bucket=lake, Key="runs/tiny/x/a", Body=b"1")
     for wrong in (

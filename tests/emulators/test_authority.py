@@ -261,3 +261,36 @@ def test_a_request_is_read_as_iam_reads_it(request_: tuple[str, ...], action: st
     assert isinstance(one, Asked)
     assert one.action == action
     assert one.resource.endswith(resource)
+
+
+def test_what_a_service_does_for_a_role_is_left_undone_where_the_role_may_not(server: Server, owner: Clients) -> None:
+    """As on AWS: no log, no dead letter, and no start at all for a role that does not trust Lambda."""
+    iam, lambda_, logs, name = owner("iam"), owner("lambda"), owner("logs"), f"f-{uuid.uuid4().hex[:8]}"
+
+    def make(suffix: str, principal: str, *statements: Mapping[str, Any]) -> str:
+        trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": principal}}
+        arn = iam.create_role(RoleName=name + suffix, AssumeRolePolicyDocument=policy(trust))["Role"]["Arn"]
+        if statements:
+            iam.put_role_policy(RoleName=name + suffix, PolicyName="may", PolicyDocument=policy(*statements))
+        lambda_.create_function(
+            FunctionName=name + suffix, Runtime="python3.11", Role=arn, Handler="main.handler", Timeout=30,
+            Code={"ZipFile": code("def handler(event, context): print('heard')\n")},
+        )  # fmt: skip
+        return name + suffix
+
+    def logged(function: str) -> bool:
+        groups = logs.describe_log_groups(logGroupNamePrefix=f"/aws/lambda/{function}")["logGroups"]
+        return any("heard" in one["message"] for group in groups for one in logs.filter_log_events(
+            logGroupName=group["logGroupName"])["events"])  # fmt: skip
+
+    group = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/{name}-well:*"
+    well = make("-well", "lambda.amazonaws.com", allow(["logs:CreateLogStream", "logs:PutLogEvents"], group))
+    mute = make("-mute", "lambda.amazonaws.com")
+    other = make("-other", "scheduler.amazonaws.com")
+    for function in (well, mute):
+        assert "FunctionError" not in lambda_.invoke(FunctionName=function, Payload=b"1")
+    assert logged(well)
+    assert not logged(mute)
+    with pytest.raises(ClientError, match="does not let lambda.amazonaws.com assume it"):
+        lambda_.invoke(FunctionName=other, Payload=b"1")
+    assert f"role/{mute} may not logs:CreateLogStream" in (server.state_dir / "aws.log").read_text()

@@ -6,21 +6,18 @@ tells (`Server.environment`) are those of the account's owner, who may do everyt
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
-from moto.iam.access_control import IAMPolicy
-from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
 from ekiben.emulators.aws.asking import Asked, asked
 from ekiben.emulators.aws.call import Answer, Call, Refused
-from ekiben.emulators.aws.policies import allowed, service_may
+from ekiben.emulators.aws.policies import allowed
+from ekiben.emulators.aws.roles import ask, statements
 
-__all__ = ["OWNER", "Authority", "NotAllowed", "trusts"]
+__all__ = ["OWNER", "Authority", "NotAllowed"]
 
 OWNER = "emulated"
 ALWAYS = {"sts:GetCallerIdentity"}
@@ -49,6 +46,7 @@ class Authority:
     """Who may do what."""
 
     def __init__(self) -> None:
+        ask()
         self._roles: dict[str, tuple[str, str]] = {}
 
     def check(self, call: Call, asks: Iterable[Asked] | None = None) -> None:
@@ -72,7 +70,7 @@ class Authority:
 
     def may(self, account: str, role: str, one: Asked) -> bool:
         """Do the policies of a role allow this?"""
-        return allowed(_statements(account, role), one.action, one.resource, one.values)
+        return allowed(statements(account, role), one.action, one.resource, one.values)
 
     def _caller(self, call: Call) -> tuple[str, str]:
         """The role that the request's keys are of, and its session."""
@@ -86,23 +84,3 @@ class Authority:
                 )  # fmt: skip
             self._roles[call.key] = found.role_arn.rpartition("/")[2], found.session_name
         return self._roles[call.key]
-
-
-def trusts(account: str, role_arn: str, service: str, source_arn: str = "") -> bool:
-    """Does a role's own policy let a service take it on?"""
-    roles = iam_backends[account]["aws"].roles.values()
-    role = next((one for one in roles if one.arn == role_arn), None)
-    values = {"aws:SourceAccount": account, **({"aws:SourceArn": source_arn} if source_arn else {})}
-    return role is not None and service_may(
-        json.loads(role.assume_role_policy_document), service, "sts:AssumeRole", "*", values
-    )
-
-
-def _statements(account: str, role: str) -> Iterator[Mapping[str, Any]]:
-    """Those of a role's inline and attached policies."""
-    backend = iam_backends[account]["aws"]
-    found: list[Any] = [backend.get_role_policy(role, name)[1] for name in backend.list_role_policies(role)]
-    found += backend.list_attached_role_policies(role)[0]
-    for policy in found:
-        statements = IAMPolicy(policy)._policy_json["Statement"]
-        yield from statements if isinstance(statements, list) else [statements]

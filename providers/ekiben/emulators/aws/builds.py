@@ -139,7 +139,7 @@ class Running:
         told = (project.get("logsConfig") or {}).get("cloudWatchLogs") or {}
         group = told.get("groupName") or f"/aws/codebuild/{project['name']}"
         stream = "/".join(one for one in (told.get("streamName"), self._id) if one)
-        self._log = Log(self._folder / "log", group, stream, account, region)
+        self._log = Log(self._folder / "log", group, stream, account, region, project["serviceRole"])
         record |= {
             "buildStatus": "IN_PROGRESS", "currentPhase": "PROVISIONING", "buildComplete": False, "startTime": time.time(),
             "source": project["source"], "environment": project["environment"], "phases": [],

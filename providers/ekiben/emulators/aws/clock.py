@@ -20,8 +20,10 @@ from cronsim import CronSim
 from moto.events.models import events_backends
 from moto.scheduler.models import scheduler_backends
 
+from ekiben.emulators.aws import roles
+from ekiben.emulators.aws.call import Refused
 from ekiben.emulators.aws.events import invoke_targets
-from ekiben.emulators.aws.functions import Functions
+from ekiben.emulators.aws.functions import SENDS, Functions
 
 __all__ = ["Clock", "next_time"]
 
@@ -124,6 +126,13 @@ class Clock:
             r"<aws\.scheduler\.([a-z-]+)>", lambda found: words.get(found[1], found[0]), target.get("Input") or "{}"
         )
         letters = target.get("DeadLetterConfig", {}).get("Arn", "")
+        try:
+            roles.trusted(target["RoleArn"], "scheduler.amazonaws.com")
+        except Refused as refused:
+            logger.warning("the schedule %s does not fire: %s", schedule.arn, refused.message)
+            return
+        if not roles.may(target["RoleArn"], SENDS[target["Arn"].split(":")[2]], target["Arn"]):
+            return
         if ":function:" in target["Arn"]:
             try:
                 event = json.loads(text)

@@ -25,7 +25,7 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 from moto.core.exceptions import JsonRESTError, ServiceException
 from moto.sts.models import sts_backends
 
-from ekiben.emulators.aws import log_streams, versions
+from ekiben.emulators.aws import log_streams, roles, versions
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.images import Image, Images, NoImage
 from ekiben.emulators.aws.metrics import count, lambda_dimensions
@@ -39,6 +39,13 @@ SYNC_BYTES, ASYNC_BYTES = 6 * 2**20, 2**20  # https://docs.aws.amazon.com/lambda
 # Lambda waits one minute and then two; nobody who develops does.
 RETRY_PAUSES_S = (1.0, 2.0)
 EVENT_THREADS = 16
+# What a function's role has to be allowed for its dead letters and destinations, by the service that they go to.
+SENDS = {
+    "sqs": "sqs:SendMessage",
+    "sns": "sns:Publish",
+    "lambda": "lambda:InvokeFunction",
+    "events": "events:PutEvents",
+}
 
 logger = logging.getLogger("ekiben.emulators.aws")
 
@@ -134,7 +141,10 @@ class Functions:
         if outcome.init_ms:
             lines[-1] += f"\tInit Duration: {outcome.init_ms:.2f} ms"
         outcome.log = "\n".join(line for line in lines if line) + "\n"
-        log_streams.append(function.account_id, function.region, function.logs_group_name, outcome.stream, outcome.log)
+        if roles.may_log(function.role, function.region, function.logs_group_name, outcome.stream):
+            log_streams.append(
+                function.account_id, function.region, function.logs_group_name, outcome.stream, outcome.log
+            )
         return outcome
 
     def deliver(self, arn: str, event: Any, *, service: str = "", source_arn: str = "", dead_letters: str = "") -> None:
@@ -203,9 +213,11 @@ class Functions:
         if outcome.error:
             _count(function, qualifier, {"AsyncEventsDropped": (1.0, "Count")})
         destination = config.get("DestinationConfig", {}).get("OnFailure" if outcome.error else "OnSuccess", {})
-        if target := destination.get("Destination"):
+        if (target := destination.get("Destination")) and roles.may(function.role, SENDS[target.split(":")[2]], target):
             self.send(target, json.dumps(_record(function, payload, outcome, tries)).encode())
-        letters = letters or getattr(function, "dead_letter_config", {}).get("TargetArn", "")
+        own = getattr(function, "dead_letter_config", {}).get("TargetArn", "")
+        if not letters and own and roles.may(function.role, SENDS[own.split(":")[2]], own):
+            letters = own
         if outcome.error and letters:
             why = outcome.payload.decode("utf-8", "replace")[:1024]
             self.send(letters, payload, RequestID=request_id, ErrorCode="200", ErrorMessage=why)
@@ -278,6 +290,7 @@ class Functions:
     def _role(self, account: str, arn: str) -> dict[str, str]:
         """Credentials of the function's role, once for each."""
         if arn not in self._credentials:
+            roles.trusted(arn, "lambda.amazonaws.com")
             assumed = sts_backends[account]["aws"].assume_role("us-east-1", "lambda", arn, "", 43200, "")
             self._credentials[arn] = {
                 "AWS_ACCESS_KEY_ID": assumed.access_key_id,

@@ -10,6 +10,8 @@ from pathlib import Path
 from moto.logs.exceptions import ResourceAlreadyExistsException
 from moto.logs.models import logs_backends
 
+from ekiben.emulators.aws import roles
+
 __all__ = ["Log", "append"]
 
 CHUNK_BYTES = 1 << 20
@@ -27,17 +29,18 @@ def append(account: str, region: str, group: str, stream: str, text: str) -> Non
 
 
 class Log:
-    """`path` is the file, of which `send` takes over the whole lines that are new, `last` what is left."""
+    """`path` is the file, of which `send` takes over the whole lines that are new, `last` what is left, if `role` may log."""
 
-    def __init__(self, path: Path, group: str, stream: str, account: str, region: str) -> None:
+    def __init__(self, path: Path, group: str, stream: str, account: str, region: str, role: str = "") -> None:
         self.path, self._where = path, (account, region, group, stream)
+        self._may = not role or roles.may_log(role, region, group, stream)
         self._offset = 0
         self._lock = threading.Lock()
         logs_backends[account][region].ensure_log_group(group)
 
     def send(self, *, last: bool = False) -> None:
         with self._lock:
-            if self.path.exists():
+            if self._may and self.path.exists():
                 self._send(last)
 
     def _send(self, last: bool) -> None:

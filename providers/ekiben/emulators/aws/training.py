@@ -25,7 +25,7 @@ from moto.iam.models import iam_backends
 from moto.sagemaker.models import FakeTrainingJob, sagemaker_backends
 from moto.sts.models import sts_backends
 
-from ekiben.emulators.aws import cell
+from ekiben.emulators.aws import cell, roles
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.log_streams import Log
 from ekiben.emulators.aws.objects import Mirror, fetch, pack
@@ -109,8 +109,10 @@ class Running:
         self._wards: list[Ward] = []
         name, now = record.training_job_name, int(time.time())
         self._logs = [
-            Log(folder / f"{host}.log", LOG_GROUP, f"{name}/{host}-{now}", account, region) for host in self._hosts
+            Log(folder / f"{host}.log", LOG_GROUP, f"{name}/{host}-{now}", account, region, str(asked["RoleArn"]))
+            for host in self._hosts
         ]
+        roles.trusted(str(asked["RoleArn"]), "sagemaker.amazonaws.com")
         assumed = sts_backends[account]["aws"].assume_role(region, "SageMaker", str(asked["RoleArn"]), "", 43200, "")
         self._role = {
             "AWS_ACCESS_KEY_ID": assumed.access_key_id, "AWS_SECRET_ACCESS_KEY": assumed.secret_access_key,
