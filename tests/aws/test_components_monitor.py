@@ -13,6 +13,7 @@ import pytest
 import ekiben as ek
 from ekiben import components
 from ekiben.aws import SUPPORT
+from ekiben.aws.backends import choose
 from ekiben.aws.components.budget import Budget
 from ekiben.aws.components.monitor import Monitor, failed_pattern, key_statements, topic_statements
 from ekiben.aws.components.program import Aws
@@ -53,6 +54,7 @@ class Api(Aws, components.Endpoint):
     support = SUPPORT
 
     def create(self) -> None:
+        self.backend = choose(self.name, self.spec)
         names = {"function": f"{self.name}-1", "alias": "live", "endpoint": f"{self.name}-2"}
         self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input(names)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
 import ekiben as ek
@@ -19,6 +21,7 @@ from .program import run
 pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated in favor of:DeprecationWarning")
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/k"
+ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parents[1] / "rigs" / "project" / "bentos" / "tiny"
 MAIL = ("ops@example.org",)
 HERE = "eu-west-1:123456789012"
@@ -134,7 +137,6 @@ def everything() -> list[Any]:
     asked = {"model": "income@champion", "bento": "tiny"}
     api = cloud.Endpoint("api", ek.EndpointSpec(**asked), registry=models)
     fast = cloud.Endpoint("fast", ek.EndpointSpec(**asked, resources=resources, min_instances=1), registry=models)
-    watch = cloud.Monitor("watch", ek.MonitorSpec(notify=MAIL), watches=[fit, api, fast])
     limit = cloud.Budget("limit", ek.BudgetSpec(monthly_usd=100, notify=MAIL))
     parts = [lake, kept, models, fit, api, fast]
     on = (
@@ -142,23 +144,37 @@ def everything() -> list[Any]:
     )  # fmt: skip
     other = cloud.Function("other-actor", ek.FunctionSpec(source="handler"), uses=[models])
     actor = cloud.Function("actor", ek.FunctionSpec(source="handler", on=on), uses=[*parts, other])
+    watch = cloud.Monitor("watch", ek.MonitorSpec(notify=MAIL), watches=[fit, api, fast, actor])
     ek.export(*parts, other, actor, watch, limit)
     return parts
 
 
-def test_a_program_with_everything_has_nothing_that_a_linter_finds(project: Path) -> None:
-    found = policies(run(everything, project))
+@pytest.mark.parametrize("private", [False, True])
+def test_a_program_with_everything_has_nothing_that_a_linter_finds(project: Path, private: bool) -> None:
+    network = {"subnet_ids": ["subnet-1"], "security_group_ids": ["sg-1"]}
+    pulumi.runtime.set_all_config({"ekiben:network": json.dumps(network)} if private else {})
+    try:
+        found = policies(run(everything, project))
+    finally:
+        pulumi.runtime.set_all_config({})
     assert {one.kind for one in found} == {"identity", "trust", "resource"}
     assert "\n".join([*linted(found), *wildcards(found), *bounds(found)]) == ""
 
 
-def test_no_role_s_policies_are_more_than_iam_takes(project: Path) -> None:
-    """10,240 characters without blanks, all inline policies of a role together:
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
-    """
-    sizes: dict[str, int] = {}
-    for one in run(everything, project).all("RolePolicy"):
-        role, text = one.inputs["role"], json.dumps(json.loads(one.inputs["policy"]), separators=(",", ":"))
-        sizes[role] = sizes.get(role, 0) + len(text)
-    print(sizes)
-    assert max(sizes.values()) <= 10_240, sizes
+def test_the_example_s_own_program_has_nothing_that_a_linter_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(ROOT)
+    pulumi.runtime.set_all_config({"ekiben:provider": "aws"})
+
+    def program() -> list[Any]:
+        runpy.run_path(str(ROOT / "infra" / "__main__.py"))
+        return []
+
+    try:
+        found = policies(run(program, ROOT))
+    finally:
+        pulumi.runtime.set_all_config({})
+    assert len(found) > 20
+    assert "\n".join([*linted(found), *wildcards(found), *bounds(found)]) == ""

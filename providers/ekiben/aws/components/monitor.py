@@ -12,7 +12,8 @@ import pulumi
 import pulumi_aws as aws
 
 from ekiben import components
-from ekiben.aws import SUPPORT, backends
+from ekiben.aws import SUPPORT
+from ekiben.aws.backends import Backend
 from ekiben.aws.components.program import Aws, Statement, document
 from ekiben.components import Component
 from ekiben.errors import SpecError, Unsupported
@@ -119,7 +120,9 @@ class Monitor(Aws, components.Monitor):
         if isinstance(watched, components.Function):
             yield from function_alarms(self.spec, _fact(watched, "function"))
         elif isinstance(watched, components.Endpoint):
-            backend = backends.choose(watched.name, watched.spec)
+            backend: Backend | None = getattr(watched, "backend", None)
+            if backend is None:  # it was refused, and nothing will be made
+                return
             if backend.name == "lambda":
                 yield from lambda_alarms(self.spec, _fact(watched, "function"), _fact(watched, "alias"))
             elif backend.name.startswith("sagemaker-"):
