@@ -140,11 +140,6 @@ class Storage(runtime.Storage):
         ranges = _Ranges(lambda start, end: store.range(key, start, end, etag), found.size_bytes)
         return io.BufferedReader(ranges, READ_BYTES)
 
-    @property
-    def reserved(self) -> Folder | _Bucket:
-        """The store without a check of keys: for what Ekiben itself keeps below `.ekiben/`."""
-        return self._store
-
     @cached_property
     def _store(self) -> Folder | _Bucket:
         if self._uri.startswith("file:"):

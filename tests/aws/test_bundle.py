@@ -92,7 +92,7 @@ def test_it_runs_in_an_interpreter_that_has_only_what_lambda_has(
         env={
             "PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": aws, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
             "AWS_REGION": REGION, "AWS_ALLOW_HTTP": "true", "EKIBEN_PLATFORM": str(tmp_path / "platform.json"),
-            "EKIBEN_DELIVERIES": f"s3://{bucket}/.ekiben/deliveries/f",
+            "EKIBEN_DELIVERIES": f"s3://{bucket}/deliveries/f",
         },
         capture_output=True, text=True, timeout=60, cwd=tmp_path,
     )  # fmt: skip

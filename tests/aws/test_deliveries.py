@@ -65,7 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(bucket: str) -> str:
-    return f"s3://{bucket}/.ekiben/deliveries/retrain"
+    return f"s3://{bucket}/deliveries/retrain"
 
 
 @pytest.fixture

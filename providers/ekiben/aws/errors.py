@@ -48,7 +48,8 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
         ("ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "NotFound",
          "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NotFoundException", "ObjectNotFoundException",
          "RepositoryNotFoundException", "ImageNotFoundException", "ServiceNotFoundException", "ClusterNotFoundException",
-         "ServiceDeploymentNotFoundException", "ServiceNotActiveException", "LoadBalancerNotFound", "404"),
+         "ServiceDeploymentNotFoundException", "ServiceNotActiveException", "LoadBalancerNotFound",
+         "ProvisionedConcurrencyConfigNotFoundException", "404"),
         (NotFound, ""),
     ),
     **dict.fromkeys(

@@ -8,9 +8,8 @@ import contextlib
 import hashlib
 import json
 import os
-from typing import Any
 
-from ekiben.aws.storage import open_storage
+from ekiben.aws.storage import Storage, open_storage
 from ekiben.errors import AlreadyExists, NotFound, PreconditionFailed
 from ekiben.records import now
 
@@ -27,22 +26,22 @@ def claim(id: str, request: str, turn: str) -> bool:
     False where another delivery of it has come first: that one is tried again, and becomes a dead letter, by itself. False, too,
     where it is done already, in this turn or in a later one.
     """
-    where = _where(id)
-    if where is None:
+    place = _place()
+    if place is None:
         return True
-    (store, key), mine = where, _mark(request, turn, "running")
+    key, mine = _key(id), _mark(request, turn, "running")
     while True:
         with contextlib.suppress(AlreadyExists):
-            store.put(key, mine, absent=True)
+            place.put_if_absent(key, mine)
             return True
         try:
-            etag = store.head(key).etag
-            there = json.loads(store.get(key))
+            etag = place.head(key).etag
+            there = json.loads(place.get(key))
             if turn == there["turn"]:
                 return bool(request == there["request"] and there["state"] == "running")
             if turn < there["turn"]:
                 return False
-            store.put(key, mine, etag=etag)
+            place.put_if_match(key, mine, etag)
             return True
         except (NotFound, PreconditionFailed):  # somebody was quicker: look again
             continue
@@ -50,19 +49,17 @@ def claim(id: str, request: str, turn: str) -> bool:
 
 def finish(id: str, request: str, turn: str) -> None:
     """The event is done."""
-    if where := _where(id):
-        store, key = where
-        store.put(key, _mark(request, turn, "done"))
+    if (place := _place()) is not None:
+        place.put(_key(id), _mark(request, turn, "done"))
 
 
-def _where(id: str) -> tuple[Any, str] | None:
-    """The store and the key of an event's mark."""
+def _place() -> Storage | None:
     uri = os.environ.get(PLACE, "")
-    if not uri:
-        return None
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    name = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
-    return open_storage(f"s3://{bucket}", os.environ["AWS_REGION"]).reserved, f"{prefix}/{name}"
+    return open_storage(uri, os.environ["AWS_REGION"]) if uri else None
+
+
+def _key(id: str) -> str:
+    return hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _mark(request: str, turn: str, state: str) -> bytes:

@@ -32,6 +32,8 @@ MARKS = "deliveries"
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 ENVIRONMENT_BYTES = 4096
 LETTER_DAYS = 14
+# What `ekiben.aws.letters` calls.
+OF_LETTERS = ("ReceiveMessage", "ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes")
 EVENT_AGE_S = 6 * 3600
 ALARM_PERIOD_S = 300
 
@@ -335,7 +337,7 @@ def function_statements(function_arn: str, log_arn: str, dead_arn: str) -> list[
     return [
         allow(["lambda:InvokeFunction"], [function_arn]),
         allow(["logs:FilterLogEvents"], [log_arn, f"{log_arn}:*"]),
-        allow(["sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage"], [dead_arn]),
+        allow([f"sqs:{name}" for name in OF_LETTERS], [dead_arn]),
     ]
 
 
