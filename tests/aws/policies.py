@@ -33,15 +33,27 @@ WIDE = {
     "ec2:DescribeSubnets": "EC2 describes whole regions",
     "ec2:DescribeVpcs": "EC2 describes whole regions",
     "ecr:GetAuthorizationToken": "a login is to a registry, and opens nothing by itself",
+    "ecs:DeregisterTaskDefinition": "ECS takes no resource for it",
+    "ecs:DescribeTaskDefinition": "ECS takes no resource for it",
+    "ecs:ListTaskDefinitions": "a list has no ARN; it shows names",
+    "ecs:ListTasks": "a list has no ARN; a condition names the cluster",
+    "elasticloadbalancing:DescribeLoadBalancerAttributes": "ELB describes whole regions",
     "sagemaker:ListEndpoints": "a list has no ARN; it shows names and states",
     "sagemaker:ListTrainingJobs": "a list has no ARN; it shows names and states",
 }
 # Resources whose names nobody can know before, and why; a condition has to say what they are of.
-UNNAMED = {":scalable-target/*": "Application Auto Scaling makes up the ids of its targets"}
+UNNAMED = {
+    ":scalable-target/*": "Application Auto Scaling makes up the ids of its targets",
+    ":loadbalancer/app/*": "ECS makes up the names of its load balancers",
+}
+# Policies of AWS itself that may be attached, and why.
+THEIRS = {
+    "service-role/AmazonECSInfrastructureRoleforExpressGatewayServices": "what ECS makes for a service is its own affair"
+}
 # Only in a key's own policy, where "*" is the key: without it nobody could change the key again.
 OWNER = "kms:*"
-# Services that do not say for whom they come; see `ekiben.aws.components.monitor.key_statements`.
-NAMELESS = {("kms", "events.amazonaws.com")}
+# Services that do not say for whom they come; see `components.monitor.key_statements` and `components.express.balancing_trust`.
+NAMELESS = {("kms", "events.amazonaws.com"), ("sts", "ecs.amazonaws.com")}
 SOURCES = {"aws:sourcearn", "aws:sourceaccount"}
 # Letters of a resource's own name beside its wildcards, from which on it is no other stack's.
 OWN_LETTERS = 6
@@ -114,7 +126,8 @@ def policies(recorded: Recorded) -> list[Policy]:
                     continue
                 assert made.type in TYPES, f"{made} has a policy that nobody reads here"
                 found.append(Policy(made.type, made.name, document, kind or "resource"))
-        if made.type.endswith(":RolePolicyAttachment") or made.inputs.get("managedPolicyArns"):
+        theirs = str(made.inputs.get("policyArn", "")).rpartition(":policy/")[2] in THEIRS
+        if (made.type.endswith(":RolePolicyAttachment") and not theirs) or made.inputs.get("managedPolicyArns"):
             raise AssertionError(f"{made} attaches a policy of somebody else, which changes without us")
     return found
 

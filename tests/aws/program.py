@@ -25,6 +25,7 @@ NAMED = {
     "aws:sqs/queue:Queue": ("name", "arn:aws:sqs:{region}:{account}:{name}"),
     "aws:scheduler/scheduleGroup:ScheduleGroup": ("name", "arn:aws:scheduler:{region}:{account}:schedule-group/{name}"),
     "aws:sns/topic:Topic": ("name", "arn:aws:sns:{region}:{account}:{name}"),
+    "aws:ecs/cluster:Cluster": ("name", "arn:aws:ecs:{region}:{account}:cluster/{name}"),
     "aws:kms/key:Key": ("keyId", "arn:aws:kms:{region}:{account}:key/{name}"),
     "aws:ecr/repository:Repository": ("name", "arn:aws:ecr:{region}:{account}:repository/{name}"),
     "aws:codebuild/project:Project": ("name", "arn:aws:codebuild:{region}:{account}:project/{name}"),

@@ -17,8 +17,9 @@ from ekiben import components
 from ekiben.aws.backends import BACKENDS as SERVICES
 from ekiben.aws.components import Endpoint, Registry, Storage
 from ekiben.aws.components.endpoint import BACKENDS, function_statements, hosting_statements
+from ekiben.aws.components.express import service_statements
 from ekiben.aws.components.images import build_statements, functions_pull
-from ekiben.aws.facts import EndpointFacts, ServerlessFacts, VariantsFacts, facts_of
+from ekiben.aws.facts import EndpointFacts, ExpressFacts, ServerlessFacts, VariantsFacts, facts_of
 from ekiben.errors import SpecError, Unsupported
 from ekiben.local import SUPPORT as LOCAL
 
@@ -220,6 +221,50 @@ def test_an_endpoint_is_on_the_service_that_the_stack_s_config_names(project: Pa
     assert [one["Resource"] for one in own] == [[f"{group}-*"]]
 
 
+def test_what_lambda_cannot_hold_is_on_ecs_in_a_cluster_of_its_own(project: Path) -> None:
+    asked = spec(
+        resources=ek.Resources(vcpu=3, memory_mib=20_000), timeout_s=1200, min_instances=1, max_instances=6, auth="none"
+    )
+    recorded = made(project, asked)
+    facts = facts_of(recorded.parts["api"], ExpressFacts)
+    assert (facts.vcpu, facts.memory_mib, facts.timeout_s) == (4, 20_480, 1200.0)
+    assert (facts.min_instances, facts.max_instances, facts.subnet_ids) == (1, 6, [])
+    assert facts.cluster_arn == f"arn:aws:ecs:eu-west-1:{ACCOUNT}:cluster/api-0123abc"
+    assert recorded.one("ClusterCapacityProviders").inputs["capacityProviders"] == ["FARGATE"]
+    gone = recorded.one("ekiben:aws:Services").inputs
+    assert (gone["cluster_arn"], gone["service"]) == (facts.cluster_arn, facts.service)
+    trusted = {
+        one.name: json.loads(one.inputs["assumeRolePolicy"])["Statement"][0]["Principal"]["Service"]
+        for one in recorded.all("Role")
+        if one.name.startswith("api")
+    }
+    tasks = "ecs-tasks.amazonaws.com"
+    assert trusted == {"api": tasks, "api-starts": tasks, "api-balances": "ecs.amazonaws.com"}
+    assert {one.name for one in recorded.all("RolePolicy") if one.name.startswith("api")} == {
+        "api-reads", "api-predicts", "api-starts",
+    }  # fmt: skip
+    pulls = {action for one in allowed(recorded, "api-starts") for action in one["Action"]}
+    assert {"ecr:BatchGetImage", "logs:PutLogEvents"} <= pulls
+    attached = recorded.one("RolePolicyAttachment").inputs["policyArn"]
+    assert attached.endswith(":aws:policy/service-role/AmazonECSInfrastructureRoleforExpressGatewayServices")
+
+
+def test_who_uses_services_reaches_those_of_its_cluster_and_hands_on_its_roles() -> None:
+    cluster = f"arn:aws:ecs:eu-west-1:{ACCOUNT}:cluster/api-1"
+    found = service_statements(cluster, "api-family", "arn:log", "arn:starts", "arn:runs", "arn:balances")
+    ours = (f"arn:aws:ecs:eu-west-1:{ACCOUNT}:", "arn:log", "arn:starts", "arn:runs", "arn:balances")
+    for one in found:
+        for resource in one["Resource"]:
+            assert resource == "*" or "Condition" in one or resource.startswith(ours), one
+            assert ":ecs:" not in resource or "/api-1/" in resource or "/api-family:" in resource, one
+    passed = {
+        one["Condition"]["StringEquals"]["iam:PassedToService"]: one["Resource"]
+        for one in found
+        if "iam:PassRole" in one["Action"]
+    }
+    assert passed == {"ecs-tasks.amazonaws.com": ["arn:starts", "arn:runs"], "ecs.amazonaws.com": ["arn:balances"]}
+
+
 @pytest.mark.parametrize(
     ("told", "error", "match"),
     [
@@ -302,7 +347,7 @@ def test_a_registry_elsewhere_is_refused(project: Path) -> None:
 
 
 def test_every_row_is_a_service_that_there_is() -> None:
-    assert set(BACKENDS) <= {one.name for one in SERVICES}
+    assert set(BACKENDS) == {one.name for one in SERVICES}
 
 
 def test_who_uses_a_function_deploys_on_it_and_cannot_delete_it() -> None:

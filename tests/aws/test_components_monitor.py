@@ -15,6 +15,7 @@ from ekiben import components
 from ekiben.aws import SUPPORT
 from ekiben.aws.backends import choose
 from ekiben.aws.components.budget import Budget
+from ekiben.aws.components.endpoint import Endpoint
 from ekiben.aws.components.monitor import Monitor, failed_pattern, key_statements, topic_statements
 from ekiben.aws.components.program import Aws
 from ekiben.aws.components.registry import Registry
@@ -48,10 +49,8 @@ class Fit(Aws, components.Training):
         self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
 
 
-class Api(Aws, components.Endpoint):
+class Api(Endpoint):
     """An endpoint as a monitor sees it, wherever it is."""
-
-    support = SUPPORT
 
     def create(self) -> None:
         self.backend = choose(self.name, self.spec)

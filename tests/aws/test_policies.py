@@ -137,8 +137,11 @@ def everything() -> list[Any]:
     asked = {"model": "income@champion", "bento": "tiny"}
     api = cloud.Endpoint("api", ek.EndpointSpec(**asked), registry=models)
     fast = cloud.Endpoint("fast", ek.EndpointSpec(**asked, resources=resources, min_instances=1), registry=models)
+    slow = cloud.Endpoint(
+        "slow", ek.EndpointSpec(**asked, timeout_s=1200, min_instances=1, auth="none"), registry=models
+    )
     limit = cloud.Budget("limit", ek.BudgetSpec(monthly_usd=100, notify=MAIL))
-    parts = [lake, kept, models, fit, api, fast]
+    parts = [lake, kept, models, fit, api, fast, slow]
     on = (
         ek.NewData("lake"), ek.Schedule("0 3 * * *"), ek.On("TrainingEnded"), ek.On("ModelDecided"), ek.On("Mine"), ek.Http(),
     )  # fmt: skip

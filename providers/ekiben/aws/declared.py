@@ -45,12 +45,20 @@ KINDS = {
         ),
         # The model package groups whose names begin so (`ekiben.aws.mirror`), with their packages.
         Kind(name="Packages", inputs={"region": str, "groups": str}, outputs={}, fixed=frozenset({"region", "groups"})),
+        # The services of a cluster of ECS, which is for them alone, and the task definitions of this name.
+        Kind(
+            name="Services",
+            inputs={"region": str, "cluster_arn": str, "service": str},
+            outputs={},
+            fixed=frozenset({"region", "cluster_arn", "service"}),
+        ),
     )
 }
 
 
 def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
-    key = {"Image": "tag", "Jobs": "scope", "Variants": "endpoint", "Packages": "groups"}[kind.name]
+    keys = {"Image": "tag", "Jobs": "scope", "Packages": "groups", "Services": "service", "Variants": "endpoint"}
+    key = keys[kind.name]
     return f"{kind.path}/{inputs[key]}"
 
 
@@ -105,3 +113,5 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
         leftovers.delete_variants(cloud, state["endpoint"])
     elif kind.name == "Packages":
         leftovers.delete_packages(cloud, state["groups"])
+    elif kind.name == "Services":
+        leftovers.delete_services(cloud, state["cluster_arn"], state["service"])

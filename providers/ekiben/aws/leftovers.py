@@ -18,6 +18,7 @@ __all__ = [
     "RETENTION_DAYS",
     "delete_jobs",
     "delete_packages",
+    "delete_services",
     "delete_variants",
     "keep_group",
     "kept_group",
@@ -133,6 +134,36 @@ def delete_packages(cloud: Cloud, groups: str) -> None:
                 cloud.call("sagemaker", "delete_model_package", operation, ModelPackageName=arn)
         with suppress(NotFound):
             cloud.call("sagemaker", "delete_model_package_group", operation, ModelPackageGroupName=group)
+
+
+def delete_services(cloud: Cloud, cluster_arn: str, family: str) -> None:
+    """Delete the services of a cluster, with all that ECS made for them, and the task definitions of this family.
+
+    Raises Unavailable when a service does not go.
+    """
+    operation = f"delete the services {family}"
+
+    def gone() -> bool:
+        try:
+            left = list(cloud.pages("ecs", "list_services", operation, cluster=cluster_arn))
+        except NotFound:
+            return True
+        for arn in left:
+            # One that is being deleted cannot be again.
+            with suppress(ProviderError):
+                cloud.call("ecs", "delete_express_gateway_service", operation, serviceArn=arn)
+        return not left
+
+    _wait(gone, operation, "one is not gone")
+    for status in ("ACTIVE", "INACTIVE"):
+        for arn in list(
+            cloud.pages("ecs", "list_task_definitions", operation, familyPrefix=family, status=status, sort="ASC")
+        ):
+            if arn.rpartition("/")[2].partition(":")[0] == family:
+                with suppress(NotFound):
+                    if status == "ACTIVE":
+                        cloud.call("ecs", "deregister_task_definition", operation, taskDefinition=arn)
+                    cloud.call("ecs", "delete_task_definitions", operation, taskDefinitions=[arn])
 
 
 def _ours(cloud: Cloud, found: Iterable[Any], kind: str, endpoint: str, operation: str) -> list[str]:

@@ -12,14 +12,15 @@ import pulumi_aws as aws
 from ekiben import components
 from ekiben.aws import SUPPORT, stock
 from ekiben.aws.backends import Backend, choose, instances
+from ekiben.aws.components.express import on_express
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
 from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts
 from ekiben.aws.components.resources import Variants
+from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name, server_variables
 from ekiben.aws.components.storage import Storage, storage_of
 from ekiben.aws.components.training import pass_to, volume_statements
 from ekiben.aws.endpoint import REVISION_VARIABLES
-from ekiben.aws.jobs import scope_of
 from ekiben.aws.leftovers import ENDPOINT_LOGS
 from ekiben.errors import SpecError
 
@@ -28,9 +29,6 @@ __all__ = [
     "Endpoint",
     "function_statements",
     "hosting_statements",
-    "log_statements",
-    "measure_statements",
-    "server_variables",
 ]
 
 LAMBDA, SAGEMAKER = "lambda.amazonaws.com", "sagemaker.amazonaws.com"
@@ -47,15 +45,16 @@ class Endpoint(Aws, components.Endpoint):
 
     support = SUPPORT
     image_uri: pulumi.Output[str]
-    backend: Backend
+    backend: Backend | None = None
     where: Network
 
     def create(self) -> None:
         from ekiben import packing
 
         self.where = network()
-        self.backend = choose(self.name, self.spec, named=services().get(self.name, ""), private=self.where.private)
-        pulumi.log.info(f"The endpoint {self.name!r} is on {self.backend.title}.", self)
+        named = services().get(self.name, "")
+        self.backend = backend = choose(self.name, self.spec, named=named, private=self.where.private)
+        pulumi.log.info(f"The endpoint {self.name!r} is on {backend.title}.", self)
         template = packing.template(components.source_folder(self, self.spec.bento))
         storage, builder = storage_of(self, self.registry.storage), builder_of(self, self.registry)
         self.image_uri = builder.image(packing.environment_image(template)).image_uri
@@ -66,7 +65,7 @@ class Endpoint(Aws, components.Endpoint):
             "template_uri": self.upload(template, storage, "-template"),
             "template_sha256": template.sha256,
         }
-        made, self._uses = BACKENDS[self.backend.name](self, storage)
+        made, self._uses = BACKENDS[backend.name](self, storage, backend)
         self.facts = facts(**known, **made)
 
     def needs(self) -> pulumi.Output[Sequence[Statement]]:
@@ -81,18 +80,15 @@ class Endpoint(Aws, components.Endpoint):
         self.may("reads", storage.statements("bentos/", write=False))
         if self.spec.log_predictions:
             self.may("predicts", storage.statements(f"predictions/{self.name}/", write=True))
-        self.may("serves", pulumi.Output.all(*what).apply(lambda told: [one for part in told for one in part]))
+        if what:
+            self.may("serves", pulumi.Output.all(*what).apply(lambda told: [one for part in told for one in part]))
         return self.identity
 
 
-# Facts beside those that all have, and what whoever uses the endpoint has to be allowed on the service.
-Made = tuple[dict[str, Any], pulumi.Output[Sequence[Statement]]]
-
-
-def on_lambda(endpoint: Endpoint, storage: Storage) -> Made:
+def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     """A function of the image, the alias that has the traffic, and its URL."""
     name, spec, where = endpoint.name, endpoint.spec, endpoint.where
-    count = instances(endpoint.backend, spec)
+    count = instances(backend, spec)
     log = aws.cloudwatch.LogGroup(name, retention_in_days=LOG_DAYS, tags=endpoint.tags, opts=endpoint.opts())
     role = endpoint.serves(
         LAMBDA, storage, log.arn.apply(log_statements), interface_statements() if where.private else []
@@ -164,11 +160,11 @@ def _open(endpoint: Endpoint, function: aws.lambda_.Function, alias: aws.lambda_
     )
 
 
-def on_instances(endpoint: Endpoint, storage: Storage) -> Made:
+def on_instances(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     """A name and a role: SageMaker has no endpoint without a model, so the first deployment makes it."""
     spec, where, resources = endpoint.spec, endpoint.where, endpoint.spec.resources
     called, role, uses = hosted(endpoint, storage)
-    count = instances(endpoint.backend, spec)
+    count = instances(backend, spec)
     made = {
         "endpoint": called,
         "role_arn": role.arn,
@@ -185,16 +181,15 @@ def on_instances(endpoint: Endpoint, storage: Storage) -> Made:
     return made, uses
 
 
-def on_serverless(endpoint: Endpoint, storage: Storage) -> Made:
+def on_serverless(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     """A name and a role, as on instances. Memory comes in whole GiB."""
     called, role, uses = hosted(endpoint, storage)
-    count = instances(endpoint.backend, endpoint.spec)
-    least_mib = endpoint.backend.least_mib
+    count = instances(backend, endpoint.spec)
     made = {
         "serverless": called,
         "role_arn": role.arn,
         "image_uri": endpoint.image_uri,
-        "memory_mib": max(least_mib, math.ceil(endpoint.spec.resources.memory_mib / 1024) * 1024),
+        "memory_mib": max(backend.least_mib, math.ceil(endpoint.spec.resources.memory_mib / 1024) * 1024),
         "max_concurrency": count.most,
         "provisioned": count.least,
         "variables": server_variables(endpoint, storage),
@@ -209,9 +204,8 @@ def hosted(
 
     What deployments make goes with the component: models, configurations, endpoints, logs.
     """
-    name, project, stack = endpoint.name, pulumi.get_project(), pulumi.get_stack()
-    # No other stack's, nor that of the same one made anew: its logs and metrics begin at nothing.
-    called: pulumi.Output[str] = storage.uri.apply(lambda uri: f"{name}-{scope_of(project, stack, name, uri)}")
+    name = endpoint.name
+    called = own_name(endpoint, storage)
     log = aws.cloudwatch.LogGroup(
         name,
         name=pulumi.Output.concat(ENDPOINT_LOGS, called),
@@ -242,10 +236,11 @@ def hosted(
 
 
 # A row of `ekiben.aws.backends` -> what makes its shell.
-BACKENDS: Mapping[str, Callable[[Endpoint, Storage], Made]] = {
+BACKENDS: Mapping[str, Callable[[Endpoint, Storage, Backend], Made]] = {
     "lambda": on_lambda,
     "sagemaker-instances": on_instances,
     "sagemaker-serverless": on_serverless,
+    "ecs-express": on_express,
 }
 
 
@@ -262,24 +257,6 @@ def services() -> Mapping[str, str]:
             f"The stack's config ekiben:services is {told!r}: it has names of endpoints, and the service that each is to be on."
         )
     return told
-
-
-def server_variables(endpoint: Endpoint, storage: Storage) -> dict[str, pulumi.Input[str]]:
-    """What the server is told beside which bento it serves: the spec's own variables, and where predictions are logged."""
-    spec = endpoint.spec
-    logged: dict[str, pulumi.Input[str]] = {}
-    if spec.log_predictions:
-        logged = {"EKIBEN_LOG_PREDICTIONS": storage.uri, "EKIBEN_LOG_SHARE": f"{spec.log_predictions:g}"}
-    limits = {
-        "EKIBEN_SERVER_MAX_BODY_BYTES": str(spec.max_request_bytes),
-        "EKIBEN_SERVER_DRAIN_TIMEOUT_S": str(max(1, math.ceil(spec.drain_s))),
-    }
-    return {**spec.env, **limits, "EKIBEN_ENDPOINT": endpoint.name, **logged}
-
-
-def log_statements(log_arn: str) -> list[Statement]:
-    """Log into one group, which is there."""
-    return [allow(["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"], [f"{log_arn}:*"])]
 
 
 def own_log_statements(log_arn: str) -> list[Statement]:
@@ -309,11 +286,6 @@ def function_statements(function_arn: str) -> list[Statement]:
         allow(["lambda:DeleteFunction", *started], [versions]),
         allow(["lambda:InvokeFunction", "lambda:InvokeFunctionUrl"], [function_arn, versions]),
     ]
-
-
-def measure_statements() -> list[Statement]:
-    """Read metrics, which have no ARNs."""
-    return [allow(["cloudwatch:GetMetricData"], ["*"])]
 
 
 def hosting_statements(

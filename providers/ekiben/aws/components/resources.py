@@ -9,7 +9,7 @@ import pulumi
 
 from ekiben import __version__
 
-__all__ = ["Image", "Jobs", "Packages", "Variants"]
+__all__ = ["Image", "Jobs", "Packages", "Services", "Variants"]
 
 
 class Image(pulumi.CustomResource):
@@ -42,6 +42,13 @@ class Packages(pulumi.CustomResource):
 
     def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("ekiben:aws:Packages", name, {**inputs}, _pinned(opts))
+
+
+class Services(pulumi.CustomResource):
+    """What an endpoint's deployments leave on ECS: it goes when this is destroyed."""
+
+    def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("ekiben:aws:Services", name, {**inputs}, _pinned(opts))
 
 
 def _pinned(opts: pulumi.ResourceOptions | None) -> pulumi.ResourceOptions:
