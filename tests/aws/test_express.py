@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ekiben as ek
-from ekiben.aws import express
+from ekiben.aws import declared, express, leftovers
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import ExpressFacts, facts_of
 from ekiben.aws.runtime import Endpoint
@@ -323,3 +323,29 @@ def test_metrics_are_those_that_the_load_balancer_counts(
         client("cloudwatch").put_metric_data(Namespace="AWS/ApplicationELB", MetricData=[point])
     (found,) = endpoint.metrics()
     assert (found.revision, found.requests, found.errors) == (first.id, 7, 2)
+
+
+def test_what_deployments_made_goes_with_the_component_and_nothing_of_others(
+    endpoint: express.Endpoint,
+    bind: Callable[..., express.Endpoint],
+    make: Callable[[int], ek.ModelVersion],
+    client: Callable[[str], Any],
+    ecs: Express,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leftovers, "FIRST_PAUSE_S", 0.01)
+    name = endpoint.part.facts["service"]
+    first = endpoint.deploy(make(1))
+    endpoint.shift({first.id: 100.0})
+    endpoint.deploy(make(2))
+    other = bind(service=f"{name}x", cluster_arn=f"{CLUSTER}-other")
+    kept = other.deploy(make(1))
+    ecs.changing = 1
+    services = declared.KINDS["Services"]
+    inputs = {"region": REGION, "cluster_arn": CLUSTER, "service": name}
+    state = declared.put(services, "urn", inputs)
+    assert declared.read(services, state) == (inputs, state)
+    for _ in "12":
+        declared.delete(services, "urn", state)
+        assert (active(ecs), definitions(client, endpoint)) == ([f"{name}x-{kept.id}"], [])
+        assert len(definitions(client, other)) == 1

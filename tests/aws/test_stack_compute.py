@@ -36,7 +36,10 @@ api = cloud.Endpoint("tiny-api", ek.EndpointSpec(
 big = cloud.Endpoint("big-api", ek.EndpointSpec(
     model="tiny@champion", bento="bentos/tiny", min_instances=1, resources=ek.Resources(vcpu=4, memory_mib=8192, gpus=1)),
     registry=models)
-ek.export(lake, models, tiny, api, big)
+slow = cloud.Endpoint("slow-api", ek.EndpointSpec(
+    model="tiny@champion", bento="bentos/tiny", min_instances=1, timeout_s=1200, auth="none"), registry=models)
+thin = cloud.Endpoint("thin-api", ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny"), registry=models)
+ek.export(lake, models, tiny, api, big, slow, thin)
 """
 
 
@@ -53,9 +56,9 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Made]:
-    stack = Stack(
-        {"ekiben:provider": "aws", "ekiben:emulate": True, "aws:region": REGION}, theirs=("EKIBEN_", "PULUMI_", "AWS_")
-    )
+    config = {"ekiben:provider": "aws", "ekiben:emulate": True, "aws:region": REGION}
+    config["ekiben:services"] = {"thin-api": "sagemaker-serverless"}
+    stack = Stack(config, theirs=("EKIBEN_", "PULUMI_", "AWS_"))
     (stack.folder / "infra" / "__main__.py").write_text(PROGRAM)
     with pytest.MonkeyPatch.context() as env:
         try:
@@ -117,6 +120,18 @@ def test_a_model_is_deployed_and_answers_and_up_leaves_it_as_it_is(made: Made, t
     assert {api.invoke({"x": 1.0}).body["y"] for _ in range(20)} == {2.0, 4.0}
 
 
+@pytest.mark.parametrize("name", ["slow-api", "thin-api"])
+def test_a_model_answers_on_the_other_services_too(made: Made, tmp_path: Path, name: str) -> None:
+    api = made.runtime.endpoint(name)
+    with pytest.raises(ek.Unavailable, match="release"):
+        api.invoke({"x": 1.0})
+    first = api.deploy(version(made, tmp_path, 1, 2.0))
+    assert api.invoke({"x": 1.5}, revision=first.id).body == {"y": 3.0}
+    api.shift({first.id: 100.0})
+    answer = api.invoke({"x": 1.5})
+    assert (answer.body, answer.revision) == ({"y": 3.0}, first.id)
+
+
 def changes(told: dict[str, int]) -> Iterator[tuple[str, int]]:
     yield from ((operation, count) for operation, count in told.items() if operation != "same")
 
@@ -142,6 +157,8 @@ def test_destroy_takes_all_that_use_has_left(made: Made, tmp_path: Path) -> None
     assert {one["TrainingJobStatus"] for one in jobs} <= {"Completed", "Stopped", "Failed"}
     assert made.client("logs").describe_log_groups()["logGroups"] == []
     assert made.client("lambda").list_functions()["Functions"] == []
+    assert made.client("ecs").list_clusters()["clusterArns"] == []
+    assert made.client("ecs").list_task_definitions()["taskDefinitionArns"] == []
     assert made.client("ecr").describe_repositories()["repositories"] == []
     assert made.client("codebuild").list_projects()["projects"] == []
     assert [one["RoleName"] for one in made.client("iam").list_roles()["Roles"]] == []

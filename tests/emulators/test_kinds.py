@@ -208,6 +208,25 @@ def test_a_repository_keeps_its_rules(plugin: Plugin, aws: Aws) -> None:
     images.delete()
 
 
+def test_a_cluster_and_what_its_tasks_run_on(plugin: Plugin, aws: Aws) -> None:
+    cluster = Resource(plugin, "aws:ecs/cluster:Cluster", name="small", tags={"a": "1"})
+    runs = Resource(
+        plugin,
+        "aws:ecs/clusterCapacityProviders:ClusterCapacityProviders",
+        clusterName="small",
+        capacityProviders=["FARGATE"],
+    )
+    assert runs.diff(capacityProviders=["FARGATE", "FARGATE_SPOT"])[1] == []
+    cluster.update(tags={"b": "2"})
+    (told,) = aws.ecs.describe_clusters(clusters=["small"], include=["TAGS"])["clusters"]
+    tags = {tag["key"]: tag["value"] for tag in told["tags"]}
+    assert (told["clusterArn"], tags) == (cluster.state["arn"], {"all": "1", "b": "2"})
+    assert told["capacityProviders"] == ["FARGATE"]
+    runs.delete()
+    cluster.delete()
+    assert not [one for one in aws.ecs.describe_clusters(clusters=["small"])["clusters"] if one["status"] == "ACTIVE"]
+
+
 def test_a_schedule_and_its_group(plugin: Plugin, aws: Aws) -> None:
     group = Resource(plugin, "aws:scheduler/scheduleGroup:ScheduleGroup", name="jobs")
     arn = "arn:aws:lambda:us-east-1:123456789012:function:f"
@@ -305,6 +324,7 @@ def test_a_key_rotates_and_is_gone_once_its_deletion_is_scheduled(plugin: Plugin
         ("aws:sns/topic:Topic", {"name": "theirs", "tags": {"a": "1"}}),
         ("aws:iam/role:Role", {"name": "theirs", "assumeRolePolicy": '{"Version":"2012-10-17","Statement":[]}'}),
         ("aws:ecr/repository:Repository", {"name": "theirs"}),
+        ("aws:ecs/cluster:Cluster", {"name": "theirs", "tags": {"a": "1"}}),
         ("aws:cloudwatch/eventRule:EventRule", {"name": "theirs", "scheduleExpression": "rate(1 hour)"}),
     ],
 )

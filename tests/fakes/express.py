@@ -80,6 +80,16 @@ class Express:
         self.services[name].update(status="DRAINING", left=self.changing)
         return {"service": self._shown(name)}
 
+    def _ListServices(self, asked: dict[str, Any]) -> dict[str, Any]:
+        for service in self.services.values():
+            if service["status"] == "DRAINING":
+                service["left"] -= 1
+                if service["left"] < 0:
+                    service["status"] = "INACTIVE"
+        mine = asked["cluster"].replace(":cluster/", ":service/") + "/"
+        there = [one["arn"] for one in self.services.values() if one["status"] != "INACTIVE"]
+        return {"serviceArns": [arn for arn in there if arn.startswith(mine)]}
+
     def _ListServiceDeployments(self, asked: dict[str, Any]) -> dict[str, Any]:
         name = self._name(asked["service"])
         for one in self.services[name]["deployments"]:

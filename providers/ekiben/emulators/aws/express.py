@@ -44,6 +44,7 @@ class Express:
             "UpdateExpressGatewayService": self._update,
             "DescribeExpressGatewayService": self._describe,
             "DeleteExpressGatewayService": self._delete,
+            "ListServices": self._list,
             "ListServiceDeployments": self._list_deployments,
             "StopServiceDeployment": self._stop_deployment,
             "DescribeServiceRevisions": self._describe_revisions,
@@ -119,6 +120,13 @@ class Express:
 
         threading.Thread(target=drain, daemon=True, name=f"service {record['serviceName']}").start()
         return Answer.of({"service": _shown(record)})
+
+    def _list(self, call: Call) -> Answer | None:
+        """Those of a cluster that has any, also while they are being deleted."""
+        cluster = str(call.json.get("cluster") or "default").rpartition("/")[2]
+        records = [one for one in _table(call.account, call.region).values() if one["cluster"] == cluster]
+        there = [one["serviceArn"] for one in records if one["status"]["statusCode"] != "INACTIVE"]
+        return Answer.of({"serviceArns": there}) if records else None
 
     def _list_deployments(self, call: Call) -> Answer | None:
         record = self._mine(call, str(call.json.get("service")))
