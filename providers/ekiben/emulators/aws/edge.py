@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from moto.core.config import default_user_config
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
@@ -42,6 +43,8 @@ class Edge:
 
     def __init__(self, state_dir: Path, url: str, *, iam: bool = False) -> None:
         self._authority = Authority() if iam else None
+        # Policies of AWS's own can be attached.
+        default_user_config["iam"]["load_aws_managed_policies"] = True
         policies.obey()
         buckets.mend()
         tagged.mend()

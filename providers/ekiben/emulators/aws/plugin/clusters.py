@@ -44,22 +44,31 @@ def _delete(aws: Aws, id: str, props: Props) -> None:
     aws.client("ecs").delete_cluster(cluster=id)
 
 
-def _provide(aws: Aws, props: Props) -> str:
+def _set(aws: Aws, cluster: str, providers: list[str]) -> None:
     aws.client("ecs").put_cluster_capacity_providers(
-        cluster=props["clusterName"],
-        capacityProviders=props.get("capacityProviders", []),
-        defaultCapacityProviderStrategy=[],
+        cluster=cluster, capacityProviders=providers, defaultCapacityProviderStrategy=[]
     )
+
+
+def _provide(aws: Aws, props: Props) -> str:
+    _set(aws, props["clusterName"], props.get("capacityProviders", []))
     return str(props["clusterName"])
 
 
 def _provided(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
     told = _told(aws, id)
-    return told and {"clusterName": told["clusterName"], "capacityProviders": told.get("capacityProviders") or []}
+    if told is None or not told.get("capacityProviders"):
+        return None
+    return {"clusterName": told["clusterName"], "capacityProviders": told["capacityProviders"]}
 
 
 def _provide_again(aws: Aws, id: str, old: Props, new: Props) -> None:
     _provide(aws, new)
+
+
+def _provide_none(aws: Aws, id: str, props: Props) -> None:
+    if _told(aws, id) is not None:
+        _set(aws, id, [])
 
 
 KINDS = [
@@ -71,6 +80,6 @@ KINDS = [
     Kind(
         type="aws:ecs/clusterCapacityProviders:ClusterCapacityProviders",
         takes=frozenset({"clusterName", "capacityProviders"}), fixed=frozenset({"clusterName"}),
-        create=_provide, read=_provided, update=_provide_again, adopt=lambda id: {"clusterName": id},
+        create=_provide, read=_provided, update=_provide_again, delete=_provide_none, adopt=lambda id: {"clusterName": id},
     ),
 ]  # fmt: skip
