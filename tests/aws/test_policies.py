@@ -141,14 +141,14 @@ def everything() -> list[Any]:
         "slow", ek.EndpointSpec(**asked, timeout_s=1200, min_instances=1, auth="none"), registry=models
     )
     limit = cloud.Budget("limit", ek.BudgetSpec(monthly_usd=100, notify=MAIL))
-    parts = [lake, kept, models, fit, api, fast, slow]
+    parts = [lake, kept, models, fit, api, fast]
     on = (
         ek.NewData("lake"), ek.Schedule("0 3 * * *"), ek.On("TrainingEnded"), ek.On("ModelDecided"), ek.On("Mine"), ek.Http(),
     )  # fmt: skip
-    other = cloud.Function("other-actor", ek.FunctionSpec(source="handler"), uses=[models])
+    other = cloud.Function("other-actor", ek.FunctionSpec(source="handler"), uses=[models, slow])
     actor = cloud.Function("actor", ek.FunctionSpec(source="handler", on=on), uses=[*parts, other])
     watch = cloud.Monitor("watch", ek.MonitorSpec(notify=MAIL), watches=[fit, api, fast, actor])
-    ek.export(*parts, other, actor, watch, limit)
+    ek.export(*parts, slow, other, actor, watch, limit)
     return parts
 
 
