@@ -153,7 +153,15 @@ def test_a_decision_is_an_event_wherever_it_is_made(stack: Stack) -> None:
     sagemaker = stack.client("sagemaker")
     (group,) = sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"]
     packages = sagemaker.list_model_packages(ModelPackageGroupName=group["ModelPackageGroupName"])
-    assert len(packages["ModelPackageSummaryList"]) == 2
+    waiting = next(
+        one for one in packages["ModelPackageSummaryList"] if one["ModelApprovalStatus"] == "PendingManualApproval"
+    )
+    sagemaker.update_model_package(
+        ModelPackageArn=waiting["ModelPackageArn"], ModelApprovalStatus="Rejected", ApprovalDescription="biased"
+    )
+    wait(lambda: len(seen(stack, "ModelDecided")) == 2, "SageMaker's decision was not told")
+    assert models.version(versions[1].id).state == "rejected"
+    assert [one.why for one in models.audit("tiny") if one.after == "rejected"] == ["biased"]
 
 
 def test_the_schedule_fires_and_says_when_it_was_due(stack: Stack) -> None:

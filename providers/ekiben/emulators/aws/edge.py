@@ -80,6 +80,7 @@ class Edge:
             ("sagemaker", "UpdateEndpoint"): self._endpoints.update,
             ("sagemaker", "UpdateEndpointWeightsAndCapacities"): self._endpoints.shift,
             ("sagemaker", "DeleteEndpoint"): self._endpoints.delete,
+            ("sagemaker", "UpdateModelPackage"): partial(sagemaker.update_model_package, self.moto),
             ("sagemaker", "DeleteModelPackage"): sagemaker.delete_model_package,
             ("sagemaker", "DeleteModelPackageGroup"): sagemaker.delete_model_package_group,
         }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from moto.core.utils import utcnow
+from moto.events.models import events_backends
 from moto.sagemaker.models import sagemaker_backends
 from moto.sagemakerruntime.models import sagemakerruntime_backends
 
@@ -19,6 +21,7 @@ __all__ = [
     "delete_model_package_group",
     "known",
     "update_endpoint",
+    "update_model_package",
 ]
 
 
@@ -56,6 +59,27 @@ def configure(endpoint: Any, config: Mapping[str, Any], asked: Mapping[str, Any]
                 old = before.get(variant["VariantName"], {})
                 if kind not in left:
                     variant |= {key: old[key] for key in keys if key in old}
+
+
+def update_model_package(moto: Callable[[Call], Answer], call: Call) -> Answer:
+    """What moto does, and EventBridge is told of the package's state, as SageMaker tells it."""
+    answer = moto(call)
+    backend = sagemaker_backends[call.account][call.region]
+    package: Any = backend.model_packages.get(str(call.json.get("ModelPackageArn")))
+    if answer.status == 200 and package is not None:
+        detail = {
+            "ModelPackageGroupName": package.model_package_group_name, "ModelPackageVersion": package.model_package_version,
+            "ModelPackageArn": package.arn, "ModelPackageStatus": package.model_package_status,
+            "ModelApprovalStatus": package.model_approval_status,
+            "ApprovalDescription": package.approval_description or "",
+        }  # fmt: skip
+        event = {
+            "Source": "aws.sagemaker",
+            "DetailType": "SageMaker Model Package State Change",
+            "Detail": json.dumps(detail),
+        }
+        events_backends[call.account][call.region].put_events([event])
+    return answer
 
 
 def delete_model_package(call: Call) -> Answer:
