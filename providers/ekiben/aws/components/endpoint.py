@@ -141,7 +141,8 @@ def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
         "function": function.name,
         "alias": alias.name,
         "log_group": log.name,
-        "url": url.function_url,
+        # Routes are put behind it as behind every endpoint's: "/predict".
+        "url": url.function_url.apply(lambda address: address.rstrip("/")),
         "provisioned": count.least,
     }
     return made, pulumi.Output.from_input(function.arn).apply(
