@@ -36,7 +36,7 @@ LAMBDA, SAGEMAKER = "lambda.amazonaws.com", "sagemaker.amazonaws.com"
 SCALER = "sagemaker.application-autoscaling.amazonaws.com"
 SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
 ALIAS = "live"
-# Room in /tmp for a bento, its archive, and predictions that wait for their storage; no more costs anything below 512.
+# Room in /tmp for a bento, its archive, and predictions that wait for their storage. 512 are free, more cost next to nothing.
 TMP_MIB = 2048
 
 
