@@ -170,7 +170,7 @@ def test_without_a_log_nothing_may_be_written(project: Path) -> None:
 def test_the_facts_of_a_function_are_what_the_run_face_reads(on_lambda: Recorded) -> None:
     facts = facts_of(on_lambda.parts["api"], EndpointFacts)
     assert (facts.function, facts.alias, facts.model) == ("api-0123abc", "live", "tiny@champion")
-    assert facts.url == "https://api.lambda-url.eu-west-1.on.aws/"
+    assert facts.url == "https://api.lambda-url.eu-west-1.on.aws", "what a route is put behind"
     assert facts.template_uri == f"s3://lake-0123abc/code/{facts.template_sha256}.tar"
     assert facts.log_group == "api-0123abc"
 
