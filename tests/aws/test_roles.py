@@ -301,21 +301,25 @@ def test_a_job_reads_its_inputs_and_writes_its_own_runs(stack: Stack, monkeypatc
             wrong()
 
 
-def test_what_a_function_may_not_do_is_its_dead_letter_and_an_alarm(stack: Stack) -> None:
-    """And the alarm reaches who listens to the monitor's topic."""
+def test_what_fails_is_told_to_who_listens_to_the_monitor(stack: Stack) -> None:
+    """A function that does what it may not is a dead letter and two alarms; a run that fails is told with its reason."""
     sns, sqs = stack.client("sns"), stack.client("sqs")
     (topic,) = [one["TopicArn"] for one in sns.list_topics()["Topics"] if ":watch-" in one["TopicArn"]]
     queue = sqs.create_queue(QueueName="listener")["QueueUrl"]
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:listener")
     runtime = stack.runtime()
+    runtime.training("tiny").submit(ek.Job(id="third", params={"fail": "the points are bad"}))
     runtime.storage("lake").put("drop/theirs", b"1")
     (dead,) = eventually(lambda: runtime.function("reader").deliveries("dead"), "there is no dead letter")
     assert "iam:CreateUser" in dead["error"]
-    alarms: set[str] = set()
+    heard = ""
 
-    def heard() -> bool:
+    def all_heard() -> bool:
+        nonlocal heard
         for one in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
-            alarms.add(json.loads(json.loads(one["Body"])["Message"])["AlarmName"].rpartition("-")[0])
-        return {"watch-reader-errors", "watch-reader-dead"} <= alarms
+            heard += json.loads(one["Body"])["Message"] + "\n"
+        wanted = "watch-reader-errors", "watch-reader-dead", "small/dev: a run of the training tiny has failed"
+        return all(words in heard for words in wanted)
 
-    eventually(heard, f"nobody heard of it: {alarms}")
+    eventually(all_heard, f"nobody heard of it: {heard}")
+    assert "the points are bad" in heard

@@ -119,6 +119,25 @@ def test_a_role_reads_and_writes_below_its_prefix_and_nowhere_else(
     assert owner("s3").get_object(Bucket=bucket, Key="theirs/a")["Body"].read() == b"1"
 
 
+def test_a_bucket_with_a_customer_s_key_asks_for_the_key_too(owner: Clients, role: Callable[..., Clients]) -> None:
+    bucket, key = f"b-{uuid.uuid4().hex[:8]}", f"arn:aws:kms:{REGION}:{ACCOUNT}:key/theirs"
+    owner("s3").create_bucket(Bucket=bucket)
+    by = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
+    rules = {"Rules": [{"ApplyServerSideEncryptionByDefault": by, "BucketKeyEnabled": True}]}
+    owner("s3").put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=rules)
+    objects = allow(["s3:GetObject", "s3:PutObject"], f"arn:aws:s3:::{bucket}/*")
+    without, writes = role(objects)("s3"), role(objects, allow("kms:GenerateDataKey", key))("s3")
+    refused(lambda: without.put_object(Bucket=bucket, Key="a", Body=b"1"), "kms:GenerateDataKey")
+    writes.put_object(Bucket=bucket, Key="a", Body=b"1")
+    refused(lambda: writes.get_object(Bucket=bucket, Key="a"), "kms:Decrypt")
+    upload = writes.create_multipart_upload(Bucket=bucket, Key="b")["UploadId"]
+    part = {"Bucket": bucket, "Key": "b", "UploadId": upload, "PartNumber": 1, "Body": b"1"}
+    refused(lambda: writes.upload_part(**part), "kms:Decrypt")
+    whole = role(objects, allow(["kms:GenerateDataKey", "kms:Decrypt"], key))("s3")
+    assert whole.get_object(Bucket=bucket, Key="a")["Body"].read() == b"1"
+    assert whole.upload_part(**part)["ETag"]
+
+
 def test_each_service_says_it_in_its_own_words(role: Callable[..., Clients]) -> None:
     nobody = role(allow("sqs:SendMessage", f"arn:aws:sqs:{REGION}:{ACCOUNT}:mine"))
     nobody("sts").get_caller_identity()

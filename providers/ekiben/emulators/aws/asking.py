@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from botocore.session import get_session
+from moto.s3.models import s3_backends
 
 from ekiben.emulators.aws.call import Call
 
@@ -217,13 +218,28 @@ def _s3(call: Call) -> Iterator[Asked]:
         ):
             what = action if name in query else what
         yield Asked(f"s3:{what}Version" if "versionId" in query else f"s3:{what}", one)
+        if what == "GetObject" and call.method == "GET":
+            yield from _encrypted(call, bucket, "Decrypt")
     elif call.method == "DELETE":
         what = "AbortMultipartUpload" if "uploadId" in query else "DeleteObject"
         yield Asked(f"s3:{what}Version" if "versionId" in query else f"s3:{what}", one)
     else:
         yield Asked("s3:PutObjectTagging" if "tagging" in query else "s3:PutObject", one)
+        if "tagging" not in query:  # the parts of an upload are read again when it is put together
+            yield from _encrypted(call, bucket, "GenerateDataKey", *(["Decrypt"] if "uploadId" in query else []))
         if source := unquote(call.header("X-Amz-Copy-Source")).lstrip("/"):
             yield Asked("s3:GetObject", f"arn:aws:s3:::{source.partition('?')[0]}")
+            yield from _encrypted(call, source.partition("/")[0], "Decrypt")
+
+
+def _encrypted(call: Call, bucket: str, *actions: str) -> Iterator[Asked]:
+    """What S3 asks KMS for in the caller's name, where the bucket is encrypted with a customer's key."""
+    found = s3_backends[call.account]["aws"].buckets.get(bucket)
+    rule = ((found and found.encryption) or {}).get("Rule", {})
+    rule = rule[0] if isinstance(rule, list) else rule
+    if key := rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID", ""):
+        arn = key if key.startswith("arn:") else f"arn:aws:kms:{call.region}:{call.account}:key/{key}"
+        yield from (Asked(f"kms:{action}", arn) for action in actions)
 
 
 def _bucket(call: Call, whole: str) -> Iterator[Asked]:
