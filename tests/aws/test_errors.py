@@ -32,6 +32,7 @@ GENERIC = {
     "EmptyBatchRequest",
     "FailedResourceAccessException",
     "InvalidAddress",
+    "InvalidArnException",
     "InvalidAttributeName",
     "InvalidBatchEntryId",
     "InvalidCodeSignatureException",

@@ -59,6 +59,15 @@ def test_what_has_the_stacks_tags_is_found(emulated_aws: EmulatedAws) -> None:
     assert arns["ours"] == "arn:aws:s3:::ours"
 
 
+def test_a_key_whose_deletion_is_scheduled_is_not_there_any_more(emulated_aws: EmulatedAws) -> None:
+    kms = emulated_aws.kms
+    tags = [{"TagKey": key, "TagValue": value} for key, value in OURS.items()]
+    key = kms.create_key(Tags=tags)["KeyMetadata"]["KeyId"]
+    assert names() == [key]
+    kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
+    assert names() == []
+
+
 def part(name: str, kind: str, **facts: object) -> ek.Part:
     return ek.Part(name=name, kind=kind, provider="aws", ref="", facts={"region": "us-east-1", **facts})
 

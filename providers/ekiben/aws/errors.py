@@ -99,7 +99,7 @@ CODES: dict[str, tuple[type[ProviderError], str]] = {
          "ServiceUnavailableException", "PaginationTokenExpiredException",
          "RequestTimeout", "RequestTimeoutException", "EC2UnexpectedException", "ENINotReadyException", "ModelNotReadyException",
          "ResourceNotReadyException", "SnapStartNotReadyException", "SnapStartTimeoutException", "EFSMountTimeoutException",
-         "S3FilesMountTimeoutException", "CodeArtifactUserPendingException"),
+         "S3FilesMountTimeoutException", "CodeArtifactUserPendingException", "KMSInternalException", "DependencyTimeoutException"),
         (Unavailable, _LATER),
     ),
 }  # fmt: skip

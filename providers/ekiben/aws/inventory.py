@@ -22,7 +22,8 @@ THEIRS = "/aws-service-role/"
 def found(
     project: str, stack: str, config: Mapping[str, Any], platform: Platform | None = None
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """(name, ARN, tags) of each thing that is there. Training jobs that have ended are none: AWS keeps their records for ever.
+    """(name, ARN, tags) of each thing that is there. Training jobs that have ended are none, for AWS keeps their records for ever;
+    nor are keys whose deletion is scheduled.
 
     config: the stack's; platform: of the stack, while that is known: without it only what is tagged is found. Raises SpecError
     where no region is named, and what AWS says.
@@ -42,7 +43,7 @@ def _tagged(cloud: Cloud, project: str, stack: str) -> Iterator[tuple[str, str, 
     filters = [{"Key": key, "Values": [value]} for key, value in wanted.items()]
     for one in cloud.pages("resourcegroupstaggingapi", "get_resources", "look for what is tagged", TagFilters=filters):
         arn = one["ResourceARN"]
-        if ":training-job/" not in arn or not _ended(cloud, arn):
+        if not (":training-job/" in arn and _ended(cloud, arn)) and not (":kms:" in arn and _going(cloud, arn)):
             yield _name(arn), arn, {tag["Key"]: tag["Value"] for tag in one["Tags"]}
 
 
@@ -123,6 +124,14 @@ def _ended(cloud: Cloud, arn: str) -> bool:
             "sagemaker", "describe_training_job", "look at a training job", TrainingJobName=arn.rpartition("/")[2]
         )
         return told["TrainingJobStatus"] in ENDED
+    return True
+
+
+def _going(cloud: Cloud, arn: str) -> bool:
+    """Does a key wait for its deletion? KMS deletes none at once; nobody can use it meanwhile, and nobody pays for it."""
+    with suppress(NotFound):
+        told = cloud.call("kms", "describe_key", "look at a key", KeyId=arn)
+        return bool(told["KeyMetadata"]["KeyState"] == "PendingDeletion")
     return True
 
 
