@@ -9,28 +9,17 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import ekiben as ek
+from tests.rigs.stack import eventually
 
-T = TypeVar("T")
 LIVE = os.environ.get("EKIBEN_LIVE", "")
 RIGS = (os.environ.get("EKIBEN_RIGS") or LIVE or "local").split(",")
-PATIENCE_S = 900.0 if LIVE else 60.0
-
-
-def eventually(look: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """What `look` returns once it is true; fails with what it returned last."""
-    end = time.monotonic() + patience_s
-    while not (found := look()):
-        assert time.monotonic() < end, f"still {found!r} after {patience_s:g} s"
-        time.sleep(0.05)
-    return found
 
 
 class Rig:
@@ -57,11 +46,18 @@ class Rig:
         """Kill the host as a power cut would, and have it back. Only where there is one (`hosted`)."""
         raise NotImplementedError
 
+    def rest(self, endpoint: str) -> None:
+        """Have no instance of an endpoint left, as when nobody has called it for long."""
+        raise NotImplementedError
+
     def take_away(self, run: ek.Run) -> None:
         """Stop a run's job as a provider does that takes its capacity back: SIGTERM, the grace, SIGKILL."""
         raise NotImplementedError
 
     hosted = False
+    # Are requests held while all instances are busy? Is a prediction logged when its caller has the answer, or soon after?
+    holds = True
+    logs_at_once = True
 
     def connect(self) -> ek.Runtime:
         return ek.connect(self.platform)

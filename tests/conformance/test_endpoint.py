@@ -14,8 +14,9 @@ import pytest
 
 import ekiben as ek
 from ekiben.release import release
+from tests.rigs.stack import eventually
 
-from .conftest import Rig, eventually
+from .conftest import Rig
 
 
 def call(url: str, token: str = "", body: bytes = b'{"x": 2}') -> int:
@@ -174,7 +175,7 @@ def test_e15_a_model_that_fails_or_takes_too_long(rig: Rig) -> None:
 
 def test_e16_e18_from_zero_the_first_requests_are_held(rig: Rig) -> None:
     narrow, served = rig.runtime.endpoint("narrow"), rig.served
-    eventually(lambda: all(r.instances == 0 for r in narrow.revisions()))
+    rig.rest("narrow")
     answer = narrow.invoke({"x": 2})
     assert (answer.body, answer.cold) == (served.sample["response"], True)
     assert not narrow.invoke({"x": 2}).cold
@@ -194,8 +195,8 @@ def test_e17_more_than_the_queue_holds_is_refused(rig: Rig) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(slow, range(6)))
-    assert answers.count("ok") >= 2
-    assert any("again" in answer for answer in answers)
+    assert answers.count("ok") >= (2 if rig.holds else 1)
+    assert any("again" in answer or "later" in answer for answer in answers)
 
 
 def test_e19_a_killed_instance_is_replaced(rig: Rig) -> None:
@@ -248,6 +249,8 @@ def test_e23_bentoml_itself_gives_the_same_answer(rig: Rig, tmp_path: Any) -> No
 
 
 def test_e24_what_was_answered_is_in_the_prediction_log(rig: Rig) -> None:
+    if not rig.logs_at_once:
+        pytest.skip("its rows come to storage within five minutes")
     endpoint, served = rig.runtime.endpoint("tiny-api"), rig.served
     answers = [endpoint.invoke({"x": x}) for x in (1.5, 2.5, 3.5)]
     rows = endpoint.predictions(3)

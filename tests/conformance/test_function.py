@@ -7,8 +7,9 @@ import uuid
 import pytest
 
 import ekiben as ek
+from tests.rigs.stack import eventually
 
-from .conftest import Rig, eventually
+from .conftest import Rig
 
 
 def test_f1_f4_f11_http_answers_with_what_the_handler_returned(rig: Rig) -> None:

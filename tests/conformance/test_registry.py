@@ -9,8 +9,9 @@ import pytest
 
 from ekiben.errors import NotFound, SpecError
 from ekiben.records import ModelVersion, now
+from tests.rigs.stack import eventually
 
-from .conftest import Rig, eventually
+from .conftest import Rig
 
 
 def version(model: str, key: str) -> ModelVersion:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ekiben as ek
+from tests.rigs.stack import eventually
 
-from .conftest import Rig, eventually
+from .conftest import Rig
 
 
 def read(rig: Rig, uri: str) -> bytes:

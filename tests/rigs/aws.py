@@ -5,8 +5,11 @@ What it makes on a real account, what that costs, and how it goes away again: do
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,8 @@ LIVE = os.environ.get("EKIBEN_LIVE") == "aws"
 def make(base: type) -> Any:
     class AwsRig(base):  # type: ignore[misc, valid-type]
         provider = "aws"
+        holds = False  # Lambda refuses at once what is more than it runs
+        logs_at_once = False  # the container brings its rows to storage from time to time
 
         def up(self) -> ek.Platform:
             if LIVE:
@@ -48,6 +53,34 @@ def make(base: type) -> Any:
 
         def again(self) -> int:
             return self.stack.again()
+
+        def rest(self, endpoint: str) -> None:
+            function = self.platform.parts[endpoint].facts["function"]
+            self._signal(signal.SIGKILL, f"AWS_LAMBDA_FUNCTION_NAME={function}")
+
+        def take_away(self, run: ek.Run) -> None:
+            jobs = self.client("sagemaker").list_training_jobs(NameContains=run.id)["TrainingJobSummaries"]
+            self._signal(
+                signal.SIGTERM, f"TRAINING_JOB_NAME={jobs[0]['TrainingJobName']}", "\0-m\0ekiben.aws.container\0"
+            )
+
+        def client(self, service: str) -> Any:
+            import boto3
+
+            return boto3.client(service, region_name=REGION)
+
+        def _signal(self, number: int, variable: str, word: str = "") -> None:
+            """To the processes of the emulator with this in their environment, and the word in their command."""
+            if LIVE:
+                pytest.skip("what runs on AWS cannot be killed from here")
+            found = 0
+            for entry in Path("/proc").iterdir():
+                with contextlib.suppress(OSError):
+                    environ, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+                    if entry.name.isdigit() and variable.encode() in environ.split(b"\0") and word.encode() in command:
+                        os.kill(int(entry.name), number)
+                        found += 1
+            assert found, f"no process has {variable}"
 
     return AwsRig()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ekiben as ek
-from tests.rigs.stack import Stack
+from tests.rigs.stack import Stack, eventually
 
 
 def make(base: type) -> Any:
@@ -36,6 +36,10 @@ def make(base: type) -> Any:
 
             os.kill(json.loads((self.state_dir / "station.json").read_text())["pid"], signal.SIGKILL)
             launch.ensure(self.state_dir, project=self.platform.project, stack=self.platform.stack)
+
+        def rest(self, endpoint: str) -> None:
+            found = self.runtime.endpoint(endpoint)
+            eventually(lambda: all(revision.instances == 0 for revision in found.revisions()))
 
         def take_away(self, run: ek.Run) -> None:
             mark = f"EKIBEN_SPEC_URI={(self.state_dir / 'runs' / run.id / 'run.json').as_uri()}".encode()

@@ -67,16 +67,17 @@ class Function(runtime.Function):
         if state and state not in STATES:
             raise SpecError(f"There is no state {state!r} of a delivery; there are: {', '.join(STATES)}.")
         operation = f"list the deliveries of {self.part.name!r}"
-        told = self._told(operation)
         with self._letters(operation).held(self.platform) as letters:
-            found = self._all(told, letters)
+            # After the letters: what the log then has is no older than they are.
+            found = self._all(self._told(operation), letters)
         return [one for one in found if not state or one["state"] == state]
 
     def replay(self, delivery: str) -> None:
         """See `runtime.Function`. One death is replayed once, however often and by whom it is asked: its time is the `turn`."""
         operation = f"replay {delivery!r}"
-        told, queue = self._told(operation), self._letters(operation)
+        queue = self._letters(operation)
         with queue.held(self.platform, wanted=delivery) as letters:
+            told = self._told(operation)
             there = next((one for one in self._all(told, letters) if one["id"] == delivery), None)
             if there is None:
                 raise NotFound("aws", operation, f"the function {self.part.name!r} has no such delivery")

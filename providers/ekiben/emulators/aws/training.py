@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,8 @@ __all__ = ["Jobs"]
 
 STOP_S = 120.0  # between SIGTERM and SIGKILL (StopTrainingJob)
 FAILURE_CHARS = 1024
+# The exit status of who was told to end by SIGTERM, and obeyed.
+TOLD_TO_END = 128 + signal.SIGTERM
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 TICK_S, SYNC_S = 0.1, 1.0
 INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
@@ -147,8 +150,15 @@ class Running:
 
     def _run(self) -> None:
         try:
-            self._prepare()
-            status, secondary, reason = ("Stopped", "Stopped", "") if self._stopping.is_set() else self._train()
+            while True:
+                self._prepare()
+                status, secondary, reason = ("Stopped", "Stopped", "") if self._stopping.is_set() else self._train()
+                if secondary != "Interrupted":
+                    break
+                self._tell(status, secondary, "The spot capacity was taken away")
+                self._wards.clear()
+                for host in self._hosts:
+                    shutil.rmtree(self.folder / host)
             if self._closing.is_set():
                 return
             if status != "Failed" or "Algorithm" in reason:
@@ -257,6 +267,8 @@ class Running:
         failed = next((rank for rank, code in enumerate(codes) if code), None)
         if failed is None:
             return "Completed", "Completed", ""
+        if self.asked.get("EnableManagedSpotTraining") and codes[failed] == TOLD_TO_END:
+            return "InProgress", "Interrupted", ""  # by somebody else: it comes back, with its checkpoints
         told = self.folder / self._hosts[failed] / "output" / "failure"
         said = told.read_text("utf-8", "replace").strip() if told.is_file() else ""
         return "Failed", "Failed", f"AlgorithmError: {said}, exit code: {codes[failed]}"
