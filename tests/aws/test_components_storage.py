@@ -109,6 +109,16 @@ def test_a_role_is_for_one_service_and_one_account() -> None:
     assert only["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
 
 
+@pytest.mark.parametrize("key", ["alias/mine", "arn:aws:kms:eu-west-1:123456789012:alias/mine", "1234abcd"])
+def test_a_key_is_named_as_policies_name_it(tmp_path: Path, key: str) -> None:
+    def program() -> list[Any]:
+        with pytest.raises(SpecError, match=r"is no ARN of a key.*key/ID"):
+            Storage("lake", ek.StorageSpec(kms_key=key))
+        return []
+
+    run(program, tmp_path)
+
+
 def test_what_does_not_act_is_granted_nothing(tmp_path: Path) -> None:
     def program() -> list[Any]:
         one, other = Storage("one"), Storage("other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ekiben.errors import SpecError
 
 __all__ = ["Storage", "key_statements", "read_statements", "storage_of", "write_statements"]
 
+KEY_ARN = re.compile(r"arn:aws[\w-]*:kms:[\w-]+:\d+:key/[\w-]+")
 UPLOAD_DAYS = 7
 MARK_DAYS = 30
 
@@ -27,6 +29,11 @@ class Storage(Aws, components.Storage):
     bucket: aws.s3.Bucket
 
     def create(self) -> None:
+        if self.spec.kms_key and not KEY_ARN.fullmatch(self.spec.kms_key):
+            raise SpecError(
+                f"StorageSpec of {self.name!r}: kms_key={self.spec.kms_key!r} is no ARN of a key. Policies do not know "
+                "aliases. Give arn:aws:kms:REGION:ACCOUNT:key/ID."
+            )
         retain = self.spec.retain
         # `ekiben inventory` lists what is retained, and does not take it for a leftover.
         whose = {**self.tags, "ekiben:retained": "true"} if retain else self.tags
