@@ -43,8 +43,10 @@ class Busy(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What it takes to start an instance, which is ready when it answers `ready`. environment: of the platform and the model; keys:
-    the role's; words: the arguments of its command; timeout_s: of a request; most: requests at once.
+    """What it takes to start an instance, which is ready when it answers `ready`.
+
+    environment: of the platform and the model; keys: of the role that it runs as; role: that its log is written with; words:
+    the arguments of its command; timeout_s: of a request; most: requests at once.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Start:
     account: str
     folder: Path
     log_group: str
+    role: str
     ready: str = "/ping"
     entrypoint: Sequence[str] = ()
     words: Sequence[str] = ("serve",)
@@ -202,7 +205,7 @@ class Fleet:
         id = f"i-{time.monotonic_ns():017x}"
         base = start.folder / id
         stream = f"{start.name}/{id}"
-        log = Log(base / "log", start.log_group, stream, start.account, start.region)
+        log = Log(base / "log", start.log_group, stream, start.account, start.region, start.role)
         try:
             (base / "model").mkdir(parents=True)
             before = self._model(base)

@@ -196,7 +196,8 @@ class Host:
         isolated = model.enable_network_isolation
         keys = roles.credentials(self._account, self._region, model.execution_role_arn, "sagemaker")
         return Start(
-            name=str(variant["VariantName"]), image=self._images.find(str(container.get("Image"))),
+            name=str(variant["VariantName"]), image=self._images.pull(str(container.get("Image")), model.execution_role_arn),
+            role=model.execution_role_arn,
             environment={str(name): str(value) for name, value in (container.get("Environment") or {}).items()},
             keys={} if isolated else keys, url=self._url, region=self._region, account=self._account, folder=self._folder,
             log_group=f"/aws/sagemaker/Endpoints/{self._record.endpoint_name}", model_data=str(container.get("ModelDataUrl") or ""),

@@ -18,6 +18,7 @@ from typing import Any
 
 from moto.ecr.models import ecr_backends
 
+from ekiben.emulators.aws import roles
 from ekiben.emulators.aws.call import Call, Refused
 from ekiben.emulators.aws.dockerfile import ADAPTER, CONFIG, LOCK, ROOT
 from ekiben.station import environments
@@ -121,6 +122,19 @@ class Images:
                     "ImageTagAlreadyExistsException",
                     f"{told} cannot be overwritten because the repository is immutable.",
                 )
+
+    def pull(self, uri: str, role: str) -> Image:
+        """The image at a URI of ECR, for a service that pulls it with a role. Raises NoImage, also where the role may not."""
+        if not role:
+            raise NoImage(f"there is no execution role to pull {uri} with")
+        if named := URI.fullmatch(uri):
+            repository = f"arn:aws:ecr:{named['region']}:{named['account']}:repository/{named['name']}"
+            for action, where in (
+                ("GetAuthorizationToken", "*"), ("BatchGetImage", repository), ("GetDownloadUrlForLayer", repository)
+            ):  # fmt: skip
+                if not roles.may(role, f"ecr:{action}", where):
+                    raise NoImage(f'The role "{role}" does not have {action} permission for the image: "{uri}".')
+        return self.find(uri)
 
     def _stored(self, uri: str) -> Any:
         named = URI.fullmatch(uri)

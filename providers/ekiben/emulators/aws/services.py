@@ -177,12 +177,12 @@ class Service:
 
     def _fleet(self, configuration: Mapping[str, Any]) -> Fleet:
         """Raises NoImage, Refused."""
-        container, role = self._container(configuration)
+        container, role, executes = self._container(configuration)
         options = (container.get("logConfiguration") or {}).get("options") or {}
         group = options.get("awslogs-group") or f"/aws/ecs/{self._record['cluster']}/{self._record['serviceName']}"
         start = Start(
             name=f"{options.get('awslogs-stream-prefix') or 'ecs'}/{container['name']}",
-            image=self._images.find(str(container["image"])), log_group=str(group),
+            image=self._images.pull(str(container["image"]), executes), log_group=str(group), role=executes,
             environment={one["name"]: one["value"] for one in container.get("environment") or ()},
             keys=roles.credentials(self._account, self._region, role, "ecs-tasks") if role else {}, url=self._url,
             region=self._region, account=self._account, folder=self._folder, ready=str(configuration["healthCheckPath"]),
@@ -190,20 +190,23 @@ class Service:
         )  # fmt: skip
         return Fleet(start, int((configuration.get("scalingTarget") or {}).get("minTaskCount") or 1))
 
-    def _container(self, configuration: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-        """What a configuration starts, as a task definition says it, and the role that it runs as. Raises Refused."""
+    def _container(self, configuration: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, str]:
+        """What a configuration starts, as a task definition says it, the role that it runs as, and the one that starts it.
+
+        Raises Refused.
+        """
         if arn := configuration.get("taskDefinitionArn"):
             try:
                 definition = ecs_backends[self._account][self._region].describe_task_definition(arn)
             except JsonRESTError as error:
                 raise Refused("ClientException", f"Unable to describe task definition {arn}.") from error
-            return definition.container_definitions[0], str(definition.task_role_arn or "")
+            one, execution = definition.container_definitions[0], definition.execution_role_arn
+            return one, str(definition.task_role_arn or ""), str(execution or "")
         own = configuration["primaryContainer"]
         told = own.get("awsLogsConfiguration") or {}
         options = {"awslogs-group": told.get("logGroup"), "awslogs-stream-prefix": told.get("logStreamPrefix")}
-        return {**own, "name": "Main", "logConfiguration": {"options": options}}, str(
-            configuration.get("taskRoleArn") or ""
-        )
+        one = {**own, "name": "Main", "logConfiguration": {"options": options}}
+        return one, str(configuration.get("taskRoleArn") or ""), str(configuration.get("executionRoleArn") or "")
 
     def _lost(self, configuration: Mapping[str, Any], unstarted: bool, why: str) -> None:
         code = "TaskFailedToStart" if unstarted else "EssentialContainerExited"
