@@ -201,6 +201,10 @@ def test_instances_of_a_function_are_those_that_were_asked_for(project: Path, on
     recorded = made(project, spec(min_instances=2, max_instances=5, concurrency=3))
     assert recorded.one("lambda/function:Function").inputs["reservedConcurrentExecutions"] == 15
     assert facts_of(recorded.parts["api"], EndpointFacts).provisioned == 2
+    tight = made(project, spec(min_instances=4, max_instances=4, concurrency=1))
+    assert tight.one("lambda/function:Function").inputs["reservedConcurrentExecutions"] == 10, (
+        "old and new while traffic moves"
+    )
 
 
 def test_an_endpoint_is_on_the_service_that_the_stack_s_config_names(project: Path) -> None:

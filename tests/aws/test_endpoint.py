@@ -218,6 +218,7 @@ def test_instances_are_started_before_they_get_traffic_and_not_kept_after(
             for one in told["ProvisionedConcurrencyConfigs"]
         }
 
+    client("lambda").put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=12)
     endpoint.part.facts["provisioned"] = 5
     warm = Endpoint(endpoint.part, endpoint.platform)
     old, new = (warm.deploy(make(number)) for number in (1, 2))

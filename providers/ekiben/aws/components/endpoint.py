@@ -11,7 +11,7 @@ import pulumi_aws as aws
 
 from ekiben import components
 from ekiben.aws import SUPPORT, stock
-from ekiben.aws.backends import Backend, choose, instances
+from ekiben.aws.backends import Backend, Tally, choose, instances
 from ekiben.aws.components.express import on_express
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
@@ -23,6 +23,7 @@ from ekiben.aws.components.training import pass_to, volume_statements
 from ekiben.aws.endpoint import REVISION_VARIABLES
 from ekiben.aws.leftovers import ENDPOINT_LOGS
 from ekiben.errors import SpecError
+from ekiben.specs import EndpointSpec
 
 __all__ = [
     "BACKENDS",
@@ -103,8 +104,7 @@ def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
         memory_size=spec.resources.memory_mib,
         timeout=math.ceil(spec.timeout_s),
         ephemeral_storage={"size": TMP_MIB},
-        # What is reserved for it other functions of the account lack, and new accounts have little: only where it was asked for.
-        reserved_concurrent_executions=count.most if "max_instances" in spec.model_fields_set else None,
+        reserved_concurrent_executions=reserved(spec, count),
         environment={"variables": server_variables(endpoint, storage)},
         logging_config={"log_format": "Text", "log_group": log.name},
         tags=endpoint.tags,
@@ -148,6 +148,16 @@ def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     return made, pulumi.Output.from_input(function.arn).apply(
         lambda arn: [*function_statements(arn), *measure_statements()]
     )
+
+
+def reserved(spec: EndpointSpec, count: Tally) -> int | None:
+    """The instances of a function at most: none are reserved unless the program says how many, as other functions lack them.
+
+    While traffic moves, what had it and what gets it have their instances started, each rounded up: there is room for both.
+    """
+    if "max_instances" not in spec.model_fields_set:
+        return None
+    return max(count.most, 2 * count.least + 2 if count.least else 0)
 
 
 def _open(endpoint: Endpoint, function: aws.lambda_.Function, alias: aws.lambda_.Alias) -> None:

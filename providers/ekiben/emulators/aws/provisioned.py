@@ -30,7 +30,9 @@ def answer(call: Call) -> Answer:
         )
     function = _function(backend, name, qualifier)
     if call.method == "PUT":
-        function.provisioned = _checked(function, call.json["ProvisionedConcurrentExecutions"])
+        others = [one for one in backend.list_versions_by_function(name) if one is not function]
+        taken = sum(getattr(one, "provisioned", 0) for one in others)
+        function.provisioned = _checked(function, call.json["ProvisionedConcurrentExecutions"], taken)
         function.provisioned_at = utcnow().strftime("%Y-%m-%dT%H:%M:%S+0000")
         return Answer.of(_told(function), 202)
     if call.method == "DELETE":
@@ -67,9 +69,10 @@ def _function(backend: Any, name: str, qualifier: str) -> Any:
         raise Refused("ResourceNotFoundException", f"Function not found: {name}:{qualifier}", 404) from error
 
 
-def _checked(function: LambdaFunction, asked: int) -> int:
+def _checked(function: LambdaFunction, asked: int, taken: int) -> int:
+    """`taken`: what other versions of the function have. Refused where all of it is more than is reserved."""
     reserved = function.reserved_concurrency
-    if reserved is not None and asked > int(reserved):
+    if reserved is not None and asked + taken > int(reserved):
         raise Refused(
             "InvalidParameterValueException",
             "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function",
