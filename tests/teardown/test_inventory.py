@@ -91,6 +91,15 @@ PLATFORM = ek.Platform(
 )
 
 
+def test_what_ecs_only_remembers_is_not_there_any_more(emulated_aws: EmulatedAws) -> None:
+    ecs = emulated_aws.ecs
+    for name in ("ours-cluster", "gone-cluster"):
+        ecs.create_cluster(clusterName=name, tags=SMALL)
+    assert names() == ["gone-cluster", "ours-cluster"]
+    ecs.delete_cluster(cluster="gone-cluster")
+    assert names() == ["ours-cluster"]
+
+
 def test_what_runs_and_deployments_made_is_found_by_its_name(emulated_aws: EmulatedAws) -> None:
     aws = emulated_aws
     assert names(PLATFORM) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +23,7 @@ def found(
     project: str, stack: str, config: Mapping[str, Any], platform: Platform | None = None
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(name, ARN, tags) of each thing that is there. Training jobs that have ended are none, for AWS keeps their records for ever;
-    nor are keys whose deletion is scheduled.
+    nor are keys whose deletion is scheduled, and what ECS still has of clusters, services and task definitions that were deleted.
 
     config: the stack's; platform: of the stack, while that is known: without it only what is tagged is found. Raises SpecError
     where no region is named, and what AWS says.
@@ -43,7 +43,7 @@ def _tagged(cloud: Cloud, project: str, stack: str) -> Iterator[tuple[str, str, 
     filters = [{"Key": key, "Values": [value]} for key, value in wanted.items()]
     for one in cloud.pages("resourcegroupstaggingapi", "get_resources", "look for what is tagged", TagFilters=filters):
         arn = one["ResourceARN"]
-        if not (":training-job/" in arn and _ended(cloud, arn)) and not (":kms:" in arn and _going(cloud, arn)):
+        if not any(part in arn and gone(cloud, arn) for part, gone in RECORDS.items()):
             yield _name(arn), arn, {tag["Key"]: tag["Value"] for tag in one["Tags"]}
 
 
@@ -133,6 +133,29 @@ def _going(cloud: Cloud, arn: str) -> bool:
         told = cloud.call("kms", "describe_key", "look at a key", KeyId=arn)
         return bool(told["KeyMetadata"]["KeyState"] == "PendingDeletion")
     return True
+
+
+def _inactive(cloud: Cloud, arn: str) -> bool:
+    """Has ECS only the record of it, which it keeps for some time?"""
+    kind, operation = arn.split(":", 5)[5].partition("/")[0], "look at what ECS has"
+    with suppress(NotFound):
+        if kind == "cluster":
+            told = cloud.call("ecs", "describe_clusters", operation, clusters=[arn])["clusters"]
+            return not any(one["status"] == "ACTIVE" for one in told)
+        if kind == "service":
+            service = cloud.call("ecs", "describe_express_gateway_service", operation, serviceArn=arn)["service"]
+            return bool(service["status"]["statusCode"] == "INACTIVE")
+        if kind == "task-definition":
+            made = cloud.call("ecs", "describe_task_definition", operation, taskDefinition=arn)["taskDefinition"]
+            return bool(made["status"] != "ACTIVE")
+        return False
+    return True
+
+
+# Part of an ARN -> is what AWS shows of it the record of what is gone?
+RECORDS: Mapping[str, Callable[[Cloud, str], bool]] = {
+    ":training-job/": _ended, ":kms:": _going, ":ecs:": _inactive,
+}  # fmt: skip
 
 
 def _name(arn: str) -> str:
