@@ -156,7 +156,10 @@ def test_destroy_takes_all_that_use_has_left(made: Made, tmp_path: Path) -> None
     assert {one["TrainingJobStatus"] for one in jobs} <= {"Completed", "Stopped", "Failed"}
     assert made.client("logs").describe_log_groups()["logGroups"] == []
     assert made.client("lambda").list_functions()["Functions"] == []
-    assert made.client("ecs").list_clusters()["clusterArns"] == []
+    clusters = made.client("ecs").describe_clusters(clusters=made.client("ecs").list_clusters()["clusterArns"])[
+        "clusters"
+    ]
+    assert [one["clusterName"] for one in clusters if one["status"] == "ACTIVE"] == []
     assert made.client("ecs").list_task_definitions()["taskDefinitionArns"] == []
     assert made.client("ecr").describe_repositories()["repositories"] == []
     assert made.client("codebuild").list_projects()["projects"] == []
