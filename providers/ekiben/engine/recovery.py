@@ -22,6 +22,20 @@ from ekiben.engine.kinds import FAMILIES, family
 __all__ = ["recover"]
 
 OURS = ("ekiben:", "pulumi:providers:ekiben", "pulumi:pulumi:Stack")
+# Of AWS's resources those that nothing else takes along when it goes: their ids follow from their names, which the engine knows
+# before it asks for them (the section "Import" of each type in Pulumi's registry). Whether they were made, a refresh tells.
+NAMED = {
+    "aws:cloudwatch/eventBus:EventBus": "{name}",
+    "aws:cloudwatch/eventRule:EventRule": "{eventBusName}/{name}",
+    "aws:cloudwatch/logGroup:LogGroup": "{name}",
+    "aws:cloudwatch/metricAlarm:MetricAlarm": "{name}",
+    "aws:ecr/repository:Repository": "{name}",
+    "aws:iam/role:Role": "{name}",
+    "aws:iam/rolePolicy:RolePolicy": "{role}:{name}",
+    "aws:lambda/function:Function": "{name}",
+    "aws:s3/bucket:Bucket": "{bucket}",
+    "aws:scheduler/scheduleGroup:ScheduleGroup": "{name}",
+}
 # Written by Pulumi's file backend beside the file that it replaces.
 HALF_WRITTEN = re.compile(r".+\.[0-9a-f]+\.tmp")
 
@@ -50,7 +64,7 @@ def _unended(state: Path) -> bool:
         latest = json.loads(state.read_text(encoding="utf-8"))["checkpoint"]["latest"] or {}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return any(_ours(operation) for operation in latest.get("pending_operations") or ())
+    return any(_ours(one) or _named(one["resource"]) for one in latest.get("pending_operations") or ())
 
 
 def _take_up(opened: automation.Stack) -> None:
@@ -67,8 +81,24 @@ def _take_up(opened: automation.Stack) -> None:
         if ours is not None and kind is not None and resource["urn"] not in known:
             inputs = resource["inputs"]
             resources.append({**resource, "id": ours.identity(kind, inputs), "outputs": ours.begun(kind, inputs)})
-    body |= {"pending_operations": [one for one in pending if not _ours(one)], "resources": resources}
+    looked_at = []
+    for resource in (one["resource"] for one in pending if one["type"] == "creating"):
+        if (id := _named(resource)) and resource["urn"] not in known:
+            resources.append({**resource, "id": id, "outputs": resource["inputs"]})
+            looked_at.append(resource["urn"])
+    rest = [one for one in pending if not _ours(one) and one["resource"]["urn"] not in looked_at]
+    body |= {"pending_operations": rest, "resources": resources}
     opened.import_stack(automation.Deployment(version=deployment.version, deployment=body))
+    if looked_at:
+        opened.refresh(target=looked_at)
+
+
+def _named(resource: Mapping[str, Any]) -> str:
+    """The id of a resource of AWS that was perhaps made; empty of one whose id its inputs do not tell."""
+    try:
+        return NAMED.get(str(resource.get("type")), "").format(**resource["inputs"])
+    except KeyError:
+        return ""
 
 
 def _ours(operation: Mapping[str, Any]) -> bool:
