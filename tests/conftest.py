@@ -32,8 +32,10 @@ settings.load_profile("ekiben")
 # The tests of these folders share what takes long to make.
 RIG = "tests/conformance/"
 TOGETHER = (
-    RIG, "tests/example/", "tests/new/test_project.py", "tests/aws/test_emulated.py", "tests/aws/test_endpoint.py",
-    "tests/serving/test_trees_install.py", "tests/test_packing_bento.py",
+    RIG, "tests/example/", "tests/new/test_project.py", "tests/aws/test_deployed.py", "tests/aws/test_emulated.py",
+    "tests/aws/test_endpoint.py", "tests/aws/test_roles.py", "tests/aws/test_stack_compute.py",
+    "tests/emulators/test_plugin_engine.py", "tests/serving/test_trees_install.py", "tests/teardown/",
+    "tests/test_packing_bento.py",
 )  # fmt: skip
 
 

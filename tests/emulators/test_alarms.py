@@ -72,7 +72,8 @@ class Listener:
         self.sqs = aws.sqs
         self.key = Resource(
             plugin, "aws:kms/key:Key", enableKeyRotation=True, deletionWindowInDays=7,
-            policy=allowing(encrypt, ["kms:GenerateDataKey*", "kms:Decrypt"]),
+            # EventBridge does not tell a key for whom it asks.
+            policy=allowing(encrypt, ["kms:GenerateDataKey*", "kms:Decrypt"], bound=not encrypt.startswith("events.")),
         )  # fmt: skip
         self.topic = Resource(plugin, "aws:sns/topic:Topic", name=name, kmsMasterKeyId=self.key.state["arn"])
         aws.sns.set_topic_attributes(
@@ -93,10 +94,10 @@ class Listener:
         return [json.loads(json.loads(one["Body"])["Message"]) for one in got]
 
 
-def allowing(service: str, action: Any, resource: str = "*") -> str:
-    condition = {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+def allowing(service: str, action: Any, resource: str = "*", *, bound: bool = True) -> str:
+    condition = {"Condition": {"StringEquals": {"aws:SourceAccount": ACCOUNT}}} if bound else {}
     statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": action, "Resource": resource}
-    return json.dumps({"Version": "2012-10-17", "Statement": [{**statement, "Condition": condition}]})
+    return json.dumps({"Version": "2012-10-17", "Statement": [{**statement, **condition}]})
 
 
 WATCH = "cloudwatch.amazonaws.com"

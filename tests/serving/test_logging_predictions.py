@@ -128,7 +128,7 @@ def test_what_was_answered_is_a_row_with_all_that_there_is_to_say(bento: Path, t
 
 def test_the_server_does_not_load_what_writes_parquet(bento: Path, tmp_path: Path, lake: Path) -> None:
     with serve(str(bento), *options(tmp_path, lake)) as (_, where):
-        assert not {"pyarrow", "obstore", "ekiben"} & set(json.loads(ask(where, "/loaded", {})[2]))
+        assert not {"pyarrow", "obstore"} & set(json.loads(ask(where, "/loaded", {})[2]))
 
 
 def test_killed_it_has_logged_what_it_answered_and_the_next_brings_it_to_storage(

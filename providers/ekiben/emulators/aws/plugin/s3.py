@@ -14,6 +14,7 @@ NAMES = {
     "id": "ID", "sseAlgorithm": "SSEAlgorithm", "kmsMasterKeyId": "KMSMasterKeyID", "mfaDelete": "MFADelete",
 }  # fmt: skip
 # Of the bridge's lists of at most one, what the API has as lists goes by another name.
+TRIES = 5
 BATCH = 1000
 
 
@@ -48,15 +49,27 @@ def _read_bucket(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
 
 def _delete_bucket(aws: Aws, id: str, props: Props) -> None:
     s3 = aws.client("s3")
-    if props.get("forceDestroy"):
-        for page in s3.get_paginator("list_object_versions").paginate(Bucket=id):
-            there = [
-                {"Key": one["Key"], "VersionId": one["VersionId"]}
-                for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
-            ]
-            for start in range(0, len(there), BATCH):
-                s3.delete_objects(Bucket=id, Delete={"Objects": there[start : start + BATCH], "Quiet": True})
+    for again in range(TRIES if props.get("forceDestroy") else 0):
+        _empty(s3, id)
+        try:
+            s3.delete_bucket(Bucket=id)
+        except s3.exceptions.ClientError as error:
+            # Something that ends only now has written meanwhile: AWS's own provider empties it again, too.
+            if error.response["Error"]["Code"] != "BucketNotEmpty" or again == TRIES - 1:
+                raise
+        else:
+            return
     s3.delete_bucket(Bucket=id)
+
+
+def _empty(s3: Any, bucket: str) -> None:
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        there = [
+            {"Key": one["Key"], "VersionId": one["VersionId"]}
+            for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+        ]
+        for start in range(0, len(there), BATCH):
+            s3.delete_objects(Bucket=bucket, Delete={"Objects": there[start : start + BATCH], "Quiet": True})
 
 
 def _setting(
