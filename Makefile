@@ -48,7 +48,7 @@ clean-demo: setup ## Destroy what the demo made, and prove that nothing is left 
 test: .venv/.locked ## Lint, and all tests, those of the contract on each provider that runs on this machine
 	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
-	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 3
+	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .

@@ -68,7 +68,7 @@ class Stack:
         return json.loads(done.stdout)
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, region_name=REGION)
+        return boto3.session.Session().client(service, region_name=REGION)
 
     @property
     def record(self) -> Path:

@@ -51,7 +51,8 @@ class Made:
         self.runtime = ek.connect(platform)
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, region_name=REGION)
+        # Not the default session, which keeps the keys that it has found first.
+        return boto3.session.Session().client(service, region_name=REGION)
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def make(base: type) -> Any:
         def client(self, service: str) -> Any:
             import boto3
 
-            return boto3.client(service, region_name=REGION)
+            return boto3.session.Session().client(service, region_name=REGION)
 
         def _signal(self, number: int, variable: str, word: str = "") -> None:
             """To the processes of the emulator with this in their environment, and the word in their command."""

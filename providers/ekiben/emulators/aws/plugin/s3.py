@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ __all__ = ["KINDS"]
 NAMES = {
     "id": "ID", "sseAlgorithm": "SSEAlgorithm", "kmsMasterKeyId": "KMSMasterKeyID", "mfaDelete": "MFADelete",
 }  # fmt: skip
+PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 # Of the bridge's lists of at most one, what the API has as lists goes by another name.
-TRIES = 5
 BATCH = 1000
 
 
@@ -49,14 +50,15 @@ def _read_bucket(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
 
 def _delete_bucket(aws: Aws, id: str, props: Props) -> None:
     s3 = aws.client("s3")
-    for again in range(TRIES if props.get("forceDestroy") else 0):
+    for pause_s in PAUSES_S if props.get("forceDestroy") else ():
         _empty(s3, id)
         try:
             s3.delete_bucket(Bucket=id)
         except s3.exceptions.ClientError as error:
-            # Something that ends only now has written meanwhile: AWS's own provider empties it again, too.
-            if error.response["Error"]["Code"] != "BucketNotEmpty" or again == TRIES - 1:
+            if error.response["Error"]["Code"] != "BucketNotEmpty":
                 raise
+            # What ends only now has written meanwhile: AWS's own provider empties it again, too.
+            time.sleep(pause_s)
         else:
             return
     s3.delete_bucket(Bucket=id)
