@@ -29,9 +29,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def logs(client: Callable[[str], Any]) -> Iterator[Any]:
     """CloudWatch Logs, without the account's one group of training jobs."""
     found = client("logs")
+    _without(found)  # other tests of the account may have left it
     yield found
-    for group in found.describe_log_groups(logGroupNamePrefix=GROUP)["logGroups"]:
-        found.delete_log_group(logGroupName=group["logGroupName"])
+    _without(found)
+
+
+def _without(logs: Any) -> None:
+    for group in logs.describe_log_groups(logGroupNamePrefix=GROUP)["logGroups"]:
+        logs.delete_log_group(logGroupName=group["logGroupName"])
 
 
 def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
