@@ -16,8 +16,9 @@ from typing import Any
 
 from ekiben.aws.bentos import environment
 from ekiben.aws.client import Cloud
-from ekiben.aws.errors import RoleNotReady, code_of
+from ekiben.aws.errors import code_of
 from ekiben.aws.logs import lines
+from ekiben.aws.waiting import looks, when_assumable
 from ekiben.errors import AlreadyExists, EkibenError, ModelFailed, NotFound, ProviderError, Unavailable, Unsupported
 from ekiben.invocations import as_json, parsed, refusal
 from ekiben.records import ModelVersion, Prediction
@@ -26,7 +27,6 @@ from ekiben.revisions import check_tag
 __all__ = ["Hosting", "moment", "no_tags"]
 
 CHANGE_TIMEOUT_S = 3600.0
-ROLE_TIMEOUT_S = 120.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 15.0
 TAIL_LINES = 20
 # What POST /invocations calls, see `ekiben.serving.sagemaker`.
@@ -55,16 +55,12 @@ class Hosting:
             "ModelName": name, "ExecutionRoleArn": role_arn, "Tags": self._tags,
             "PrimaryContainer": {"Image": image_uri, "Environment": {**variables, **environment(version)}}, **more,
         }  # fmt: skip
-        deadline = time.monotonic() + ROLE_TIMEOUT_S
-        while True:
-            try:
-                with suppress(AlreadyExists):
-                    self._cloud.call("sagemaker", "create_model", operation, **request)
-                return
-            except RoleNotReady:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(FIRST_PAUSE_S)
+        with suppress(AlreadyExists):
+            when_assumable(
+                lambda: self._cloud.call("sagemaker", "create_model", operation, **request),
+                FIRST_PAUSE_S,
+                FIRST_PAUSE_S,
+            )
 
     def model(self, operation: str, name: str) -> tuple[Mapping[str, str], str]:
         """What a model's environment says, and when it was made. Raises NotFound."""
@@ -116,16 +112,14 @@ class Hosting:
 
     def settled(self, operation: str, name: str) -> dict[str, Any] | None:
         """The endpoint once nothing changes it; None where there is none."""
-        deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
-        while True:
+        status = ""
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             there = self.described(operation, name)
             if there is None or there["EndpointStatus"] in ("InService", "Failed", "UpdateRollbackFailed"):
                 return there
-            if time.monotonic() > deadline:
-                why = f"it is {there['EndpointStatus']} after {CHANGE_TIMEOUT_S:g} s"
-                raise Unavailable("aws", operation, why, "It goes on changing; repeat it later")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+            status = there["EndpointStatus"]
+        why = f"it is {status} after {CHANGE_TIMEOUT_S:g} s"
+        raise Unavailable("aws", operation, why, "It goes on changing; repeat it later")
 
     def described(self, operation: str, name: str) -> dict[str, Any] | None:
         """The endpoint as it is; None where there is none."""

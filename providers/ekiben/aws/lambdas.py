@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ekiben.aws.client import Cloud
+from ekiben.aws.waiting import looks
 from ekiben.errors import AlreadyExists, NoCapacity, NotFound, PreconditionFailed, ProviderError, SpecError, Unavailable
 
 __all__ = ["Answer", "Lambda", "said_of"]
@@ -156,8 +156,7 @@ class Lambda:
         return number
 
     def _provisioned(self, operation: str, version: str) -> None:
-        deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
-        while True:
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             found = self._cloud.call(
                 "lambda", "get_provisioned_concurrency_config", operation, FunctionName=self.name, Qualifier=version
             )
@@ -168,41 +167,33 @@ class Lambda:
                 raise NoCapacity(
                     "aws", operation, f"its instances are not started: {why}", "Ask for fewer min_instances"
                 )
-            if time.monotonic() > deadline:
-                why = f"its instances are not started after {CHANGE_TIMEOUT_S:g} s"
-                raise Unavailable("aws", operation, why, "Repeat it later")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        why = f"its instances are not started after {CHANGE_TIMEOUT_S:g} s"
+        raise Unavailable("aws", operation, why, "Repeat it later")
 
     def _settled(self, operation: str, qualifier: str = "") -> dict[str, Any]:
         """The function's configuration, once no change of it is under way. Raises ProviderError when that has failed."""
         asked = {"FunctionName": self.name, **({"Qualifier": qualifier} if qualifier else {})}
-        deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
-        while True:
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             found = self._cloud.call("lambda", "get_function_configuration", operation, **asked)
             if "Failed" in (found.get("State"), found.get("LastUpdateStatus")):
                 why = str(found.get("StateReason") or found.get("LastUpdateStatusReason") or "the function has failed")
                 raise ProviderError("aws", operation, re.sub(r"\s+", " ", why).rstrip("."))
             if found.get("State") != "Pending" and found.get("LastUpdateStatus") != "InProgress":
                 return found
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    "aws", operation, f"the function is not ready after {CHANGE_TIMEOUT_S:g} s", "Repeat it later"
-                )
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        raise Unavailable(
+            "aws", operation, f"the function is not ready after {CHANGE_TIMEOUT_S:g} s", "Repeat it later"
+        )
 
     def _undisturbed(self, operation: str, change: Callable[[], T]) -> T:
         """Do `change`, again and again while others change the same function at the same time."""
-        deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
-        while True:
+        disturbed: ProviderError | None = None
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             try:
                 return change()
             except (PreconditionFailed, AlreadyExists, Unavailable) as error:
-                if time.monotonic() > deadline:
-                    raise Unavailable("aws", operation, error.why, "Repeat it later") from error
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+                disturbed = error
+        assert disturbed is not None, "there is one look at least"
+        raise Unavailable("aws", operation, disturbed.why, "Repeat it later") from disturbed
 
 
 def said_of(answer: Answer) -> str:

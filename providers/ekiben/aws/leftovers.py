@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ekiben.aws.client import Cloud
 from ekiben.aws.scaling import stay
 from ekiben.aws.training import ENDED, LOG_GROUP
+from ekiben.aws.waiting import looks
 from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
 
 __all__ = [
@@ -191,11 +191,7 @@ def _delete_empty_group(cloud: Cloud, operation: str) -> None:
 
 
 def _wait(done: Callable[[], bool], operation: str, why: str) -> None:
-    deadline, pause_s = time.monotonic() + STOP_TIMEOUT_S, FIRST_PAUSE_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise Unavailable(
-                "aws", operation, f"{why} after {STOP_TIMEOUT_S:g} s", "It goes on ending; repeat it later"
-            )
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+    for _ in looks(STOP_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+        if done():
+            return
+    raise Unavailable("aws", operation, f"{why} after {STOP_TIMEOUT_S:g} s", "It goes on ending; repeat it later")

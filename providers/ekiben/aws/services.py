@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +11,7 @@ from ekiben.aws.client import Cloud
 from ekiben.aws.errors import RoleNotReady, code_of
 from ekiben.aws.facts import ExpressFacts
 from ekiben.aws.hosting import moment
+from ekiben.aws.waiting import looks, when_assumable
 from ekiben.errors import NotFound, ProviderError, Unavailable
 from ekiben.records import ModelVersion
 
@@ -22,7 +22,6 @@ PORT, READY = 8080, "/readyz"
 # What ECS calls the container that takes the calls.
 MAIN = "Main"
 CHANGE_TIMEOUT_S = 3600.0
-ROLE_TIMEOUT_S = 120.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 15.0
 DONE = "SUCCESSFUL"
 FAILED = frozenset({"STOPPED", "ROLLBACK_SUCCESSFUL", "ROLLBACK_FAILED"})
@@ -165,20 +164,20 @@ class Services:
                 "subnets": facts.subnet_ids,
                 "securityGroups": facts.security_group_ids,
             }
-        deadline = time.monotonic() + ROLE_TIMEOUT_S
-        while True:
-            try:
-                made = self._cloud.call("ecs", "create_express_gateway_service", operation, **request)["service"]
-                return str(_oldest(made).get("serviceRevisionArn", ""))
-            except RoleNotReady:
-                if time.monotonic() > deadline:
-                    raise
-            except ProviderError as error:
-                # Somebody makes it at the same time; which of the two did, makes no difference.
-                if code_of(error.__cause__) != "InvalidParameterException" or self.service(operation, name) is None:
-                    raise
-                return ""
-            time.sleep(FIRST_PAUSE_S)
+
+        def create() -> str:
+            made = self._cloud.call("ecs", "create_express_gateway_service", operation, **request)["service"]
+            return str(_oldest(made).get("serviceRevisionArn", ""))
+
+        try:
+            return when_assumable(create, FIRST_PAUSE_S, FIRST_PAUSE_S)
+        except RoleNotReady:
+            raise
+        except ProviderError as error:
+            # Somebody makes it at the same time; which of the two did, makes no difference.
+            if code_of(error.__cause__) != "InvalidParameterException" or self.service(operation, name) is None:
+                raise
+            return ""
 
     def _free(self, operation: str, name: str, *, gone: bool = False) -> dict[str, Any] | None:
         """The service once nothing changes it and nothing deletes it; with `gone` once it is deleted. None where there is none."""
@@ -322,15 +321,11 @@ def _oldest(service: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _waited(look: Callable[[], tuple[bool, T]], operation: str, why: str) -> T:
     """What `look` says, once it says that this is the end."""
-    deadline, pause_s = time.monotonic() + CHANGE_TIMEOUT_S, FIRST_PAUSE_S
-    while True:
+    for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
         done, found = look()
         if done:
             return found
-        if time.monotonic() > deadline:
-            raise Unavailable("aws", operation, f"{why} after {CHANGE_TIMEOUT_S:g} s", "It goes on; repeat it later")
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+    raise Unavailable("aws", operation, f"{why} after {CHANGE_TIMEOUT_S:g} s", "It goes on; repeat it later")
 
 
 def _moment(value: Any) -> str:

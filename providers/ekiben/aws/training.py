@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,11 +13,11 @@ from typing import Any
 
 from ekiben import runtime
 from ekiben.aws.client import Cloud
-from ekiben.aws.errors import RoleNotReady
 from ekiben.aws.facts import TrainingFacts, facts_of
 from ekiben.aws.jobs import ask_of, job_digest, job_name, job_scope, request, run_key, run_of
 from ekiben.aws.logs import lines
 from ekiben.aws.storage import open_storage
+from ekiben.aws.waiting import looks, when_assumable
 from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
 from ekiben.records import Interruption, Job, Part, Platform, Run, RunState, now
 from ekiben.runs import progress
@@ -27,7 +26,6 @@ __all__ = ["Training"]
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 # A role that was made a moment ago cannot be assumed for some ten seconds, and seldom for a minute.
-ROLE_TIMEOUT_S = 120.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 10.0
 # SIGTERM, two minutes of grace, and the upload of what there is.
 CANCEL_TIMEOUT_S = 900.0
@@ -120,7 +118,6 @@ class Training(runtime.Training):
     def cancel(self, id: str) -> Run:
         """See `runtime.Training`. Raises Unavailable when the job has not ended after a quarter of an hour."""
         operation = f"cancel the run {id!r}"
-        deadline, pause_s = time.monotonic() + CANCEL_TIMEOUT_S, FIRST_PAUSE_S
         described = self._describe(id, operation)
         if described["TrainingJobStatus"] == "InProgress":
             try:
@@ -131,25 +128,18 @@ class Training(runtime.Training):
                 # It may have ended in between, which SageMaker tells with a code that means many things.
                 if self._describe(id, operation)["TrainingJobStatus"] == "InProgress":
                     raise
-        while (described := self._describe(id, operation))["TrainingJobStatus"] not in ENDED:
-            if time.monotonic() > deadline:
-                why = f"it has not ended after {CANCEL_TIMEOUT_S:g} s"
-                raise Unavailable("aws", operation, why, "It goes on ending; look at it later")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
-        return self._run(described)
+        for _ in looks(CANCEL_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            if (described := self._describe(id, operation))["TrainingJobStatus"] in ENDED:
+                return self._run(described)
+        why = f"it has not ended after {CANCEL_TIMEOUT_S:g} s"
+        raise Unavailable("aws", operation, why, "It goes on ending; look at it later")
 
     def _create(self, asked: Mapping[str, Any], operation: str) -> None:
-        deadline, pause_s = time.monotonic() + ROLE_TIMEOUT_S, FIRST_PAUSE_S
-        while True:
-            try:
-                self._cloud.call("sagemaker", "create_training_job", operation, **asked)
-                return
-            except RoleNotReady:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        when_assumable(
+            lambda: self._cloud.call("sagemaker", "create_training_job", operation, **asked),
+            FIRST_PAUSE_S,
+            LAST_PAUSE_S,
+        )
 
     def _describe(self, id: str, operation: str) -> dict[str, Any]:
         name = job_name(id, self._scope)
