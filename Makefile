@@ -48,7 +48,7 @@ clean-demo: setup ## Destroy what the demo made, and prove that nothing is left 
 test: .venv/.locked ## Lint, and all tests, those of the contract on each provider that runs on this machine
 	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
-	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2
+	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 1 -rR
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .
@@ -61,7 +61,7 @@ format: .venv/.locked ## Format the code
 
 lock: | $(UV) ## Renew the lock file
 	@$(UV) pip compile pyproject.toml -q --upgrade --universal --python-version 3.11 --extra local --extra serve --extra train-cpu \
-	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --extra emulate --group dev --group bench --generate-hashes --no-header -o requirements.lock
+	  --extra sql --extra lineage --extra validate --extra report --extra telemetry --extra emulate --extra kubernetes --group dev --group bench --generate-hashes --no-header -o requirements.lock
 	@$(UV) pip compile providers/ekiben/packing/image.in -q --universal --python-version 3.11 -c requirements.lock \
 	  --generate-hashes --no-header --no-annotate -o providers/ekiben/packing/image.lock
 	@$(UV) pip compile tests/sdk/requirements.in -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

@@ -82,8 +82,13 @@ def main(fd: int, command: list[str]) -> int:
         _end_the_rest()
         os._exit(128 + signal.SIGKILL)
 
-    threading.Thread(target=obey, daemon=True).start()
-    code = child.wait()
+    killer = threading.Thread(target=obey, daemon=True)
+    killer.start()
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    except ChildProcessError:
+        killer.join()  # it has waited for the child that it killed, and ends this process
+        raise
     processes.end(child.pid)
     _end_the_rest()
     return code if code >= 0 else 128 - code
