@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import warnings
@@ -18,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from ekiben.serving.trees import handover
 from ekiben.serving.trees.booster import Booster
 from ekiben.serving.trees.matrix import DMatrix
+from ekiben.serving.trees.scorer import scorer
 from tests.serving.trees import COLUMNS, KINDS, model
 
 LIMITS = settings(max_examples=25, deadline=None)
@@ -149,6 +151,34 @@ def test_the_ends_of_the_number_line(value: float, dtype: Any) -> None:
 )
 def test_any_tree_any_row(kind: str, depth: int, rounds: int, seed: int, rows: Any) -> None:
     assert_same(kind, rows, depth=depth, rounds=rounds, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        lambda column, node: True,
+        lambda column, node: False,
+        lambda column, node: column % 2,
+        lambda column, node: node % 2,
+    ],
+    ids=["left", "right", "by-column", "by-node"],
+)
+@pytest.mark.parametrize("columns", [COLUMNS, 2])
+def test_where_what_is_missing_goes(left: Callable[[int, int], int], columns: int) -> None:
+    """XGBoost chooses a side for each node; a scorer need not care which."""
+    told = json.loads(xgboost.Booster(model_file=bytearray(model("binary"))).save_raw("json"))
+    for tree in told["learner"]["gradient_booster"]["model"]["trees"]:
+        split = tree["split_indices"] = [column % columns for column in tree["split_indices"]]
+        tree["default_left"] = [int(left(column, node)) for node, column in enumerate(split)]
+    told["learner"]["learner_model_param"]["num_feature"] = str(columns)
+    made = scorer(told)
+    assert made is not None
+    theirs = xgboost.Booster(model_file=bytearray(json.dumps(told).encode()))
+    rows = np.concatenate([some_rows(60), np.full((1, COLUMNS), np.nan, np.float32)])[:, :columns].copy()
+    rows[:2, 0] = np.inf, -np.inf
+    for margin, kind in ((False, "value"), (True, "margin")):
+        expected = theirs.inplace_predict(rows, predict_type=kind)
+        assert np.concatenate([made(row, margin) for row in rows]).tobytes() == expected.tobytes()
 
 
 def test_frames_of_plain_numbers() -> None:

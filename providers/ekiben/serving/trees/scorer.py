@@ -27,13 +27,13 @@ MAX_LEAVES = 64
 # XGBoost's (src/common/math.h), so that e^-x stays a number.
 MAX_EXPONENT = float(np.float32(88.7))
 
-add, add_up, fmax, multiply, bitwise_xor = np.add, np.add.accumulate, np.fmax, np.multiply, np.bitwise_xor
+add, add_up, fmax, fmin, bitwise_xor = np.add, np.add.accumulate, np.fmax, np.fmin, np.bitwise_xor
 or_all: Any = np.bitwise_or.reduce
 bitwise_count: Any = getattr(np, "bitwise_count", None)  # since NumPy 2
-LOWEST = np.float32(-np.inf)
+LOWEST, HIGHEST = np.float32(-np.inf), np.float32(np.inf)
 
 Row = Any  # np.ndarray of one dimension
-Transform = Callable[[Row], Row]
+Transform = Callable[[Any], Row]
 
 
 class Scorer:
@@ -46,20 +46,16 @@ class Scorer:
         self._rooms = _Rooms(model, bases)
         self._transform = transform
         self.shape = 1, model.columns
-        self._columns, self._signs, self._one = model.chosen, model.signs, model.groups == 1
-        # One number comes out as an array of one, and several as an array of one row.
-        self._last = slice(-1, None) if self._one else -1
+        self._columns, self._one = model.chosen, model.groups == 1
 
     def __call__(self, row: Row, margin: bool) -> Row:
-        (taken, values, wanted, bounds, table, lines, left, ones, more, counted, first, place, leaves, each,
+        (taken, missing, wanted, bounds, table, lines, left, ones, more, counted, first, place, leaves, each,
          sums) = self._rooms.all  # fmt: skip
         # Results by their places and not by name, which costs as much as the work.
         if self._columns is not None:
             row = row.take(self._columns, None, taken, "clip")
-            if self._signs is not None:
-                multiply(row, self._signs, row)
-        # What is missing reaches no threshold.
-        fmax(row, LOWEST, values)
+        for bound, part, ends, values in missing:
+            bound(row if part is None else part, ends, values)
         table.take(bounds.searchsorted(wanted, "right"), 0, lines, "clip")
         or_all(lines, 0, None, left)
         # Of the lowest bit that is not set and all below it, the number is the leaf's.
@@ -68,17 +64,19 @@ class Scorer:
         bitwise_count(more, counted)
         add(first, counted, place)
         leaves.take(place, None, each, "clip")
-        total = add_up(sums, 0)[self._last]
+        total = add_up(sums, 0)
+        # One number comes out as an array of one, and several as an array of one row.
         if margin:
-            return total if self._one else total[np.newaxis]
-        return self._transform(total)
+            return total[-1:]
+        return self._transform(total.item(-1) if self._one else total[-1])
 
 
 class _Trees:
     """The trees as arrays. `table` has a column for each tree, and a line for each number of thresholds that a value may reach;
     `bounds` is sorted, and what a search in it finds is the line.
 
-    chosen: of a row, the columns that any node looks at; None for all of them as they stand. signs: -1 for those turned round.
+    chosen: of a row, the columns that any node looks at; None for all of them as they stand. What is missing is below all
+    thresholds of the first `lowest` of them, and above all of the others.
     """
 
     def __init__(self, trees: list[dict[str, Any]], columns: int, groups: int) -> None:
@@ -93,7 +91,11 @@ class _Trees:
         used = sorted({node[0] for node in nodes})
         # One threshold for each column that every value reaches: no line before it is another column's.
         nodes += [(column, LOWEST, 0, 0) for column in used]
-        self.chosen, self.signs = _chosen(used, columns)
+        self.lowest = sum(column < columns for column in used)
+        # All of one kind, as they mostly are: of a model that has seen nothing missing.
+        self.whole = self.lowest in (0, len(used))
+        chosen = [column % columns for column in used]
+        self.chosen = None if self.whole and chosen == list(range(columns)) else np.array(chosen, np.intp)
         self._lay(nodes, {column: place for place, column in enumerate(used)}, len(trees))
 
     def _lay(self, nodes: list[tuple[int, Any, int, int]], places: dict[int, int], trees: int) -> None:
@@ -119,18 +121,10 @@ def _pairs(columns: Row, values: Row) -> Row:
     return made
 
 
-def _chosen(used: list[int], columns: int) -> tuple[Row | None, Row | None]:
-    if used == list(range(columns)):
-        return None, None
-    turned = np.array(used, np.intp) >= columns
-    return np.array(used, np.intp) % columns, np.where(turned, np.float32(-1), np.float32(1)) if turned.any() else None
-
-
 class _Walk:
     """One tree: its leaves in order, and its nodes: which value, its bound, and the leaves it excludes when it is not below that.
 
-    A missing value is not above any bound, so each node's first child is the one where missing values go. Where that is the right
-    one, the comparison is turned round: not x < b as it stands, but -x >= the next number above -b.
+    A node that sends missing values to the right looks at a column of its own, beyond the last.
     """
 
     def __init__(self, tree: dict[str, Any], columns: int) -> None:
@@ -142,19 +136,17 @@ class _Walk:
     def _below(self, node: int) -> None:
         tree = self._tree
         at = tree["split_conditions"][node]
-        children = tree["left_children"][node], tree["right_children"][node]
-        if children[0] == -1:
+        left, right = tree["left_children"][node], tree["right_children"][node]
+        if left == -1:
             self.leaves.append(at)
             if len(self.leaves) > MAX_LEAVES:
                 raise _TooLarge
             return
-        column, bound = tree["split_indices"][node], np.float32(at)
-        if not tree["default_left"][node]:
-            children, column, bound = children[::-1], column + self._columns, np.nextafter(-bound, np.float32(np.inf))
+        column = tree["split_indices"][node] + (0 if tree["default_left"][node] else self._columns)
         begin = len(self.leaves)
-        self._below(children[0])
-        self.nodes.append((column, bound, (1 << len(self.leaves)) - (1 << begin)))
-        self._below(children[1])
+        self._below(left)
+        self.nodes.append((column, np.float32(at), (1 << len(self.leaves)) - (1 << begin)))
+        self._below(right)
 
 
 class _TooLarge(Exception):
@@ -168,9 +160,16 @@ class _Rooms(threading.local):
         count, groups, used = model.table.shape[1], model.groups, len(model.wanted)
         sums = np.empty((count // groups + 1, groups), np.float32)
         sums[0] = bases
-        wanted = model.wanted.copy()
+        wanted, taken = model.wanted.copy(), np.empty(used, np.float32)
+        missing = tuple(
+            (bound, None if model.whole else taken[part], np.full(len(taken[part]), end), wanted.imag[part])
+            for bound, end, part in (
+                (fmax, LOWEST, slice(model.lowest)), (fmin, HIGHEST, slice(model.lowest, used))
+            )
+            if len(taken[part])
+        )  # fmt: skip
         self.all = (
-            np.empty(used, np.float32), wanted.imag, wanted, model.bounds, model.table, np.empty((used, count), model.mask),
+            taken, missing, wanted, model.bounds, model.table, np.empty((used, count), model.mask),
             np.empty(count, model.mask), np.ones(count, model.mask), np.empty(count, model.mask), np.empty(count, np.uint8),
             np.arange(count) * model.leaves.shape[1] - 1, np.empty(count, np.intp), model.leaves.ravel(), sums[1:].reshape(-1),
             sums.ravel() if groups == 1 else sums,
@@ -242,20 +241,20 @@ class _Lazy:
 _c = cast(Any, _Lazy())
 
 
-def _same(total: Row) -> Row:
-    return total
+def _same(total: float) -> Row:
+    return np.array([total], np.float32)
 
 
-def _sigmoid(total: Row) -> Row:
+def _sigmoid(total: float) -> Row:
     # A single operation in double precision, rounded to single as the array does, is that operation in single precision.
     made = np.empty(1, np.float32)
-    made[0] = _c.exp(min(-total.item(), MAX_EXPONENT)) + 1.0
+    made[0] = _c.exp(min(-total, MAX_EXPONENT)) + 1.0
     made[0] = 1.0 / made.item()
     return made
 
 
-def _exponential(total: Row) -> Row:
-    return np.array([_c.exp(total.item())], np.float32)
+def _exponential(total: float) -> Row:
+    return np.array([_c.exp(total)], np.float32)
 
 
 def _shares(total: Row) -> Row:
