@@ -17,7 +17,7 @@ from ekiben import packing
 from ekiben.aws.builds import built
 from ekiben.aws.client import Cloud
 from ekiben.emulators.aws import Server
-from ekiben.emulators.aws.install import install
+from ekiben.emulators.plugins.install import install
 from ekiben.engine import pulumi_cli
 from ekiben.testing import EmulatedAws as Aws
 
@@ -54,7 +54,7 @@ class Project:
             "PULUMI_BACKEND_URL": f"file://{root}", "PULUMI_CONFIG_PASSPHRASE": "x", "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_IGNORE_AMBIENT_PLUGINS": "true", "VIRTUAL_ENV": sys.prefix,
         }  # fmt: skip
-        install(cli, self.env, root)
+        install(cli, self.env, root, "aws")
         self("stack", "init", "dev")
 
     def program(self, text: str) -> None:

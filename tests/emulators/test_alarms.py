@@ -13,7 +13,7 @@ from pulumi.runtime.proto import provider_pb2 as proto
 
 from ekiben.emulators.aws.metric_math import Query, calculated, query
 from ekiben.emulators.aws.plugin.__main__ import Plugin
-from ekiben.emulators.aws.plugin.wire import struct
+from ekiben.emulators.plugins.wire import struct
 
 from .conftest import Aws
 from .test_functions import call as invoke, make, until

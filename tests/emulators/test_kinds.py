@@ -10,7 +10,7 @@ import pytest
 from pulumi.runtime.proto import provider_pb2 as proto
 
 from ekiben.emulators.aws.plugin.__main__ import Plugin
-from ekiben.emulators.aws.plugin.wire import plain, struct
+from ekiben.emulators.plugins.wire import plain, struct
 
 from .conftest import Aws
 from .images import role

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pulumi.runtime.rpc import UNKNOWN
 
+from ekiben.emulators.aws.plugin.__main__ import sdk_class
 from ekiben.emulators.aws.plugin.invokes import document
 from ekiben.emulators.aws.plugin.kind import Aws, camel, pascal
 from ekiben.emulators.aws.plugin.table import KINDS
-from ekiben.emulators.aws.plugin.types import SIGNATURE, problems
 from ekiben.emulators.aws.plugin.wire import filled, same
+from ekiben.emulators.plugins.types import SIGNATURE, problems
 
 # Of pulumi_aws, about names that it keeps for older programs.
 pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated in favor of:DeprecationWarning")
@@ -47,21 +48,20 @@ ZIP = {SIGNATURE: "0def7320c3a5731c473e5ecbe6d01bc7", "path": "x.zip", "hash": "
     ],
 )
 def test_inputs_are_what_pulumi_aws_says(token: str, inputs: dict[str, Any], told: list[tuple[str, str]]) -> None:
-    assert problems(token, inputs) == told
+    assert problems(*sdk_class(token), inputs) == told
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: str(kind.type))
 def test_the_table_names_what_pulumi_aws_has(kind: Any) -> None:
     """A name of an input or output that the installed package does not know would never be asked for, or never be found."""
-    _, path, name = kind.type.split(":")
-    package = path.partition("/")[0]
-    module = importlib.import_module(f"pulumi_aws.{'lambda_' if package == 'lambda' else package}")
-    unknown = {key for key, why in problems(kind.type, dict.fromkeys(kind.takes, UNKNOWN)) if "no such property" in why}
+    module, name = sdk_class(kind.type)
+    asked = dict.fromkeys(kind.takes, UNKNOWN)
+    unknown = {key for key, why in problems(module, name, asked) if "no such property" in why}
     assert unknown == set()
     assert kind.fixed | set(kind.defaults) | ({kind.named} if kind.named else set()) <= kind.takes
     from pulumi import _types
 
-    assert set(kind.outputs) <= set(_types.resource_types(getattr(module, name)))
+    assert set(kind.outputs) <= set(_types.resource_types(getattr(importlib.import_module(module), name)))
 
 
 def test_documents_are_the_same_when_they_say_the_same() -> None:

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ekiben.emulators.aws import Server, ensure, policies, running, stop
-from ekiben.emulators.aws.install import install
+from ekiben.emulators.plugins.install import install
 from ekiben.engine.pulumi_cli import Cli
 from ekiben.errors import AlreadyExists, SpecError, Unavailable
 
@@ -51,7 +51,7 @@ def test_the_users_own_plugins_are_left_alone(tmp_path: Path, monkeypatch: pytes
     cli = Cli(path=Path("/nowhere/pulumi"), version="3.0.0", origin="path")
     for environ in ({}, {"PULUMI_HOME": str(tmp_path / ".pulumi")}):
         with pytest.raises(SpecError, match="your real stacks"):
-            install(cli, environ, tmp_path)
+            install(cli, environ, tmp_path, "aws")
 
 
 def test_a_bucket_that_demands_tls_is_open_to_those_who_may(aws: Aws) -> None:

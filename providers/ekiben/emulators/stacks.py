@@ -64,10 +64,10 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> bool:
     home = root / DIR / ".pulumi"
     os.environ.update(server.environment, PULUMI_HOME=str(home))
     if engine:
-        from ekiben.emulators.aws.install import install
+        from ekiben.emulators.plugins.install import install
         from ekiben.engine.pulumi_cli import ensure as cli
 
-        install(cli(root, print), os.environ, root)
+        install(cli(root, print), os.environ, root, "aws")
     return _last(root, stack) != server.born
 
 

@@ -6,16 +6,12 @@ it never touches an account. What is made is in the emulator, and nowhere else: 
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import importlib.metadata
 import ipaddress
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping
-from concurrent import futures
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,14 +23,14 @@ from pulumi.runtime.rpc import UNKNOWN
 from ekiben.emulators.aws.plugin.invokes import INVOKES
 from ekiben.emulators.aws.plugin.kind import Aws, Kind, Props
 from ekiben.emulators.aws.plugin.table import KINDS
-from ekiben.emulators.aws.plugin.types import problems
-from ekiben.emulators.aws.plugin.wire import filled, plain, same, struct
-from ekiben.engine.orphan import when_orphaned
+from ekiben.emulators.aws.plugin.wire import filled, same
+from ekiben.emulators.plugins.serving import serve
+from ekiben.emulators.plugins.types import problems
+from ekiben.emulators.plugins.wire import plain, struct, unique_name
 
 __all__ = ["Plugin", "main"]
 
-MESSAGE_BYTES = 400 * 1024 * 1024
-THREADS = 16
+KEYWORDS = {"lambda": "lambda_"}
 CONFIG = {
     "region", "defaultTags", "accessKey", "secretKey", "skipCredentialsValidation", "skipMetadataApiCheck",
     "skipRegionValidation", "skipRequestingAccountId", "s3UsePathStyle", "allowedAccountIds", "version", "pluginDownloadURL",
@@ -92,12 +88,14 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         with _told(context):
             kind = _kind(request.urn)
             old, new = plain(request.olds), plain(request.news)
-            failures = problems(kind.type, new)
+            failures = problems(*sdk_class(kind.type), new)
             odd = sorted(new.keys() - kind.takes - {key.partition(".")[0] for key, _ in failures})
             failures += [(key, "the stand-in does nothing with it, and drops nothing silently") for key in odd]
             checked = {**kind.defaults, **new}
             if kind.named and kind.named not in checked and not checked.get(kind.named + "Prefix"):
-                checked[kind.named] = old.get(kind.named) or _name(kind, request.urn, request.randomSeed)
+                checked[kind.named] = old.get(kind.named) or unique_name(
+                    request.urn, request.randomSeed, tail_chars=7, name_chars=kind.name_chars, end=kind.name_end
+                )
         return proto.CheckResponse(
             inputs=struct(checked), failures=[proto.CheckFailure(property=key, reason=why) for key, why in failures]
         )
@@ -217,14 +215,15 @@ def _kind(urn: str) -> Kind:
     return kind
 
 
+def sdk_class(token: str) -> tuple[str, str]:
+    """The module and the class of `aws:s3/bucket:Bucket` in the SDK."""
+    _, path, name = token.split(":")
+    package = path.partition("/")[0]
+    return f"pulumi_aws.{KEYWORDS.get(package, package)}", name
+
+
 def _outputs(kind: Kind) -> tuple[str, ...]:
     return (*kind.outputs, "region", *(("tagsAll",) if kind.tagged else ()))
-
-
-def _name(kind: Kind, urn: str, seed: bytes) -> str:
-    """The program's name for it and seven characters, as Pulumi names what nobody has named."""
-    tail = "-" + hashlib.sha256(seed or os.urandom(16)).hexdigest()[:7] + kind.name_end
-    return urn.split("::", 3)[3][: kind.name_chars - len(tail)] + tail
 
 
 def _difference(key: str, old: Props, new: Props, replace: bool) -> Any:
@@ -261,24 +260,9 @@ def _version() -> str:
     return importlib.metadata.version("pulumi-aws")
 
 
-def _serve() -> None:
-    limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
-    server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=limits)
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Plugin(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    when_orphaned(lambda: os._exit(1))
-    server.start()
-    print(port, flush=True)
-    threading.Event().wait()
-
-
 def main() -> None:
     """Serve until the engine ends this process."""
-    parser = argparse.ArgumentParser(prog="pulumi-resource-aws", description="A Pulumi plugin: the engine starts it.")
-    parser.add_argument("engine", nargs="?", default="", help="the engine's address")
-    parser.parse_known_args()
-    with suppress(KeyboardInterrupt):  # the engine gives it as well, and waits for its own
-        _serve()
+    serve("pulumi-resource-aws", Plugin())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ekiben.emulators.aws.plugin.types import SIGNATURE
+from ekiben.emulators.plugins.types import SIGNATURE
 
 __all__ = ["zipped"]
 

@@ -1,4 +1,4 @@
-"""Values as the engine sends them, and as Python has them."""
+"""When two values say the same, and what the user said, with what was found in its place."""
 
 from __future__ import annotations
 
@@ -6,21 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2
-from pulumi.runtime.rpc import UNKNOWN
-
-__all__ = ["as_json", "filled", "plain", "same", "struct"]
-
-
-def plain(message: Any) -> dict[str, Any]:
-    """A message's values: whole numbers as int, what is null left out. What is not known yet stays UNKNOWN."""
-    return dict(_plain(json_format.MessageToDict(message)))
-
-
-def struct(values: Mapping[str, Any]) -> Any:
-    made = struct_pb2.Struct()
-    json_format.ParseDict(dict(values), made)
-    return made
+__all__ = ["as_json", "filled", "same"]
 
 
 def as_json(value: Any) -> Any:
@@ -59,18 +45,3 @@ def filled(inputs: Any, found: Any, free: bool = False) -> Any:
     if isinstance(inputs, list) and isinstance(found, list) and len(inputs) == len(found):
         return [filled(item, other) for item, other in zip(inputs, found, strict=True)]
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def unknown(value: Any) -> bool:
-    """Is a part of it not known yet?"""
-    if isinstance(value, Mapping):
-        return any(map(unknown, value.values()))
-    return any(map(unknown, value)) if isinstance(value, list) else bool(value == UNKNOWN)

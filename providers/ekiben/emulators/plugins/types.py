@@ -1,4 +1,4 @@
-"""Are these inputs what the installed `pulumi_aws` says that they are? Unknown names, wrong types and missing ones are told."""
+"""Are these inputs what the installed SDK says that they are? Unknown names, wrong types and missing ones are told."""
 
 from __future__ import annotations
 
@@ -20,22 +20,19 @@ __all__ = ["SIGNATURE", "problems"]
 # Marks what is no plain map: an asset or an archive (https://www.pulumi.com/docs, "signature").
 SIGNATURE = "4dabf18193072939515e22adb298388d"
 ARCHIVE, ASSET = "0def7320c3a5731c473e5ecbe6d01bc7", "c44067f5952c0a294b673a41bacd8c17"
-KEYWORDS = {"lambda": "lambda_"}
 WORDS = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
 
 
-def problems(token: str, inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is wrong with the inputs of a resource of that type: (property, why)."""
-    return list(_object(_inputs(token), inputs, ""))
+def problems(module: str, name: str, inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with the inputs of the resource `name` of the SDK's `module`: (property, why)."""
+    return list(_object(_inputs(module, name), inputs, ""))
 
 
 @functools.cache
-def _inputs(token: str) -> type:
-    """The class of the inputs of `aws:s3/bucket:Bucket`: BucketArgs, or BucketInitArgs where the first name is taken."""
-    _, path, name = token.split(":")
-    package = path.partition("/")[0]
-    module = importlib.import_module(f"pulumi_aws.{KEYWORDS.get(package, package)}")
-    found: type = getattr(module, name + "InitArgs", None) or getattr(module, name + "Args")
+def _inputs(module: str, name: str) -> type:
+    """The class of a resource's inputs: `BucketArgs`, or `BucketInitArgs` where the first name is taken."""
+    package = importlib.import_module(module)
+    found: type = getattr(package, name + "InitArgs", None) or getattr(package, name + "Args")
     return found
 
 
