@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import signal
+import sys
 from collections.abc import Generator
 from contextlib import suppress
 from functools import cache
@@ -62,6 +64,12 @@ def needs_engine(item: pytest.Item) -> bool:
 def order(item: pytest.Item) -> tuple[bool, bool]:
     """Those that need the engine come last, and of them what is long and cannot be divided first: no worker waits for the other."""
     return needs_engine(item), not item.nodeid.startswith(TOGETHER)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each of some thousand processes that tests start would compile what it imports, where bytecode is not to be written."""
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parents[1] / "providers", quiet=1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

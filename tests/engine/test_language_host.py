@@ -133,3 +133,18 @@ def test_an_engine_that_is_gone_takes_its_host_along(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_it_loads_no_more_of_pulumi_than_its_messages_which_are_those_of_the_whole_sdk() -> None:
+    program = """
+import sys
+from ekiben.engine import language_host
+assert not [name for name in sys.modules if name.startswith("pulumi") and not name.startswith("pulumi.runtime.proto.")]
+assert "opentelemetry" not in sys.modules
+import pulumi, pulumi.automation, pulumi.provider.experimental.server
+from pulumi.runtime.proto import LanguageRuntimeServicer, language_pb2
+assert language_host.language is language_pb2
+assert issubclass(language_host.Host, LanguageRuntimeServicer)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

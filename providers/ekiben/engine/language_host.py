@@ -16,18 +16,23 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import empty_pb2
-from pulumi.runtime.proto import language_pb2 as language, language_pb2_grpc, plugin_pb2
 
 from ekiben import __version__
 from ekiben.engine.leash import leashed
+from ekiben.engine.messages import messages
 from ekiben.engine.orphan import when_orphaned
 from ekiben.errors import SpecError
 
 __all__ = ["Host", "main"]
+
+if TYPE_CHECKING:
+    from pulumi.runtime.proto import language_pb2 as language, language_pb2_grpc, plugin_pb2
+else:
+    language, language_pb2_grpc, plugin_pb2 = messages("language_pb2", "language_pb2_grpc", "plugin_pb2")
 
 # The executor has shown the error to the user already.
 SHOWN = 32
@@ -53,8 +58,10 @@ class Host(language_pb2_grpc.LanguageRuntimeServicer):
 
     def About(self, request: Any, context: grpc.ServicerContext) -> Any:
         python = str(_python(request.info, context))
-        told = subprocess.run([python, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-        return language.AboutResponse(executable=python, version=told.removeprefix("Python ").strip())
+        told = sys.version
+        if python != sys.executable:
+            told = subprocess.run([python, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
+        return language.AboutResponse(executable=python, version=told.removeprefix("Python ").split()[0])
 
     def GetRequiredPackages(self, request: Any, context: grpc.ServicerContext) -> Any:
         return language.GetRequiredPackagesResponse()  # the engine finds plugins as the resources ask for them

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +35,7 @@ from ekiben.engine.recovery import recover
 __all__ = ["Result", "choose", "destroy", "outputs", "preview", "refresh", "up"]
 
 MASKED = "[secret]"
+GO_COLLECTS_AT = "400"  # per cent that the heap may grow to between two collections: some 200 MB
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
 UNHANDLED = "Program failed with an unhandled exception"
 
@@ -134,6 +136,13 @@ class Workspace(automation.LocalWorkspace):
         }
 
 
+class Stack(automation.Stack):
+    """Without the history: for that the CLI would be started once more after each verb, and nobody reads it."""
+
+    def info(self, show_secrets: bool = True) -> automation.UpdateSummary:
+        return automation.UpdateSummary("", datetime.min, "", {}, {}, "")
+
+
 class Killed(automation.CommandError):
     """The CLI was ended by a signal. `by`: its name."""
 
@@ -161,7 +170,8 @@ class Command(automation.PulumiCommand):
     ) -> automation.CommandResult:
         if self._interrupted:  # between two commands
             raise KeyboardInterrupt
-        environ = {**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
+        # Go's collector, at its own pace, takes a tenth of what the engine computes.
+        environ = {"GOGC": GO_COLLECTS_AT, **os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
         if os.path.isabs(self.command):  # its own plugins before others
             folder = os.path.dirname(self.command)
             environ["PATH"] = os.pathsep.join((folder, environ.get("PATH", os.defpath)))
@@ -212,7 +222,7 @@ def _stack(root: Path, stack: str, verb: str, progress: Progress) -> Iterator[au
     workspace = Workspace(work_dir=str(root), env_vars=environment(root, cli), pulumi_command=command)
     with _interrupts(command, progress) as interrupted, progress.shown(f"{verb} {stack}"):
         try:
-            opened = automation.Stack.create_or_select(stack, workspace)
+            opened = Stack.create_or_select(stack, workspace)
             recover(root, opened, progress.say)
             yield opened
         except automation.CommandError as error:

@@ -8,6 +8,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from ekiben.errors import AccessDenied, SpecError
@@ -87,14 +88,7 @@ def function_bundle(folder: Path, *providers: str) -> Bundle:
     source = files(folder, skipped)
     if "main.py" not in source:
         raise SpecError(f"The function {str(folder)!r} has no main.py: write one with `def handler(event, runtime)`.")
-    from ekiben.packing.lean import lean  # a job's library has this module, and not that one
-
-    chosen = providers or tuple(OF_PROVIDER)
-    entrances = [one for name in chosen for one in OF_PROVIDER[name]]
-    imported = [one for name in chosen for one in _imported(name, OF_PROVIDER[name])]
-    library = _library([*RUN_FACE, *entrances, *imported], FUNCTION_LIBRARY, AT_HOME | {"job.py"})
-    code = {name: lean(path.read_text(encoding="utf-8")).encode() for name, path in library.items()}
-    return write({**source, **code}, cache_dir() / "bundles")
+    return write({**source, **_function_library(providers or tuple(OF_PROVIDER))}, cache_dir() / "bundles")
 
 
 def job_library(*own: str) -> Bundle:
@@ -145,14 +139,27 @@ def _library(patterns: Iterable[str], at: str, left_out: frozenset[str] = AT_HOM
     return {f"{at}ekiben/{name}": path for name, path in names.items() if name not in left_out}
 
 
+@cache
+def _function_library(providers: tuple[str, ...]) -> dict[str, bytes]:
+    """Made once for all functions of a program: it parses some sixty files."""
+    from ekiben.packing.lean import lean  # a job's library has this module, and not that one
+
+    entrances = [one for name in providers for one in OF_PROVIDER[name]]
+    imported = [one for name in providers for one in _imported(name, OF_PROVIDER[name])]
+    library = _library([*RUN_FACE, *entrances, *imported], FUNCTION_LIBRARY, AT_HOME | {"job.py"})
+    return {name: lean(path.read_text(encoding="utf-8")).encode() for name, path in library.items()}
+
+
 def _imported(package: str, entrances: Iterable[str]) -> set[str]:
     """The modules of `ekiben.PACKAGE` that these import, wherever in them, and what those import in their turn."""
+    from ekiben.packing.lean import statements
+
     found: set[str] = set()
     waiting = {f"{package}/__init__.py", *(one for one in entrances if one.startswith(f"{package}/"))}
     while waiting:
         name = waiting.pop()
         found.add(name)
-        for node in ast.walk(ast.parse((PACKAGE / name).read_bytes())):
+        for node in statements(ast.parse((PACKAGE / name).read_bytes())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"ekiben.{package}"):
                 module = str(node.module).removeprefix("ekiben.").replace(".", "/")
                 paths = [f"{module}.py", *(f"{module}/{alias.name}.py" for alias in node.names)]
