@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
+from ekiben.engine.compiler import go_build
 from ekiben.errors import ProviderError
 
 __all__ = ["SHIM", "VERSION", "build"]
@@ -26,9 +23,6 @@ SDK = "github.com/pulumi/pulumi/sdk/v3"
 PACKAGE = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
 FROM_SDK = ("python/cmd/pulumi-language-python-exec", "python/dist/pulumi-resource-pulumi-python")
 LDFLAGS = f"-s -w -X {SDK}/go/common/version.Version=v{VERSION}"
-LIMIT_S = 3600.0
-REPORT_EVERY_S = 15.0
-TAIL_LINES = 15
 
 
 def build(into: Path, say: Callable[[str], None]) -> None:
@@ -68,44 +62,11 @@ def build(into: Path, say: Callable[[str], None]) -> None:
 
 
 def _compile(go: str, module: Path, target: Path, say: Callable[[str], None]) -> None:
-    begun = time.monotonic()
-    command = [go, "build", "-v", "-o", str(target), "-ldflags", LDFLAGS, PACKAGE]
     say(f"Building the Pulumi CLI v{VERSION} from its Go module: 4 to 7 minutes on two cores, once for this machine")
-    process = subprocess.Popen(
-        command, cwd=module, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
+    go_build(
+        [go, "build", "-v", "-o", str(target), "-ldflags", LDFLAGS, PACKAGE], cwd=module, env=_environment(), say=say,
+        failed=_failed,
     )  # fmt: skip
-    lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(_each(process, lines)), daemon=True)
-    reader.start()
-    try:
-        reported = begun
-        while process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1.0)
-            now = time.monotonic()
-            if now - begun > LIMIT_S:
-                raise _failed(f"`go build` had not ended after {LIMIT_S:g} s")
-            if now - reported >= REPORT_EVERY_S:
-                reported = now
-                fetched = sum(line.startswith("go: downloading") for line in lines)
-                say(f"  {now - begun:4.0f} s: {fetched} modules downloaded, {len(lines) - fetched} packages compiled")
-    finally:
-        if process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    reader.join(timeout=10)
-    if process.returncode != 0:
-        raise _failed("`go build` failed:\n" + "\n".join(lines[-TAIL_LINES:]))
-    say(f"  built in {time.monotonic() - begun:.0f} s")
-
-
-def _each(process: subprocess.Popen[str], lines: list[str]) -> list[str]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line.rstrip())
-    return []
 
 
 def _go(go: str, module: Path, *arguments: str) -> str:
