@@ -277,7 +277,8 @@ class _Bucket:
         if self.uri.startswith("memory:"):
             with _memory_lock:
                 return _memory.setdefault(self.uri, MemoryStore())
-        endpoint = next(filter(None, map(os.environ.get, ENDPOINTS[self.uri.partition(":")[0]])), "")
+        named = map(os.environ.get, ENDPOINTS[self.uri.partition(":")[0]])
+        endpoint = str(self.extra.get("endpoint") or next(filter(None, named), ""))
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
             "read_timeout": timedelta(seconds=read_timeout_s),

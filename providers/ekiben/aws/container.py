@@ -12,13 +12,10 @@ Needs the standard library, and the part of Ekiben that `packing.job_library` pa
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,15 +25,24 @@ from pathlib import Path
 from typing import Any
 
 from ekiben import job
-from ekiben.errors import EkibenError, TrainingFailed
+from ekiben.errors import EkibenError
 from ekiben.lineage.data import snapshot
-from ekiben.packing.archive import files, unpack
+from ekiben.packing.archive import unpack
 from ekiben.records import now
 from ekiben.runs import lineage_of, metrics_of
 from ekiben.station import processes
+from ekiben.station.contained import (
+    Attempts,
+    Shown,
+    empty,
+    environment_of,
+    has_files,
+    interpreter,
+    own_copy,
+    write,
+)
 from ekiben.station.interruptions import last_checkpoint, lost_s
 from ekiben.station.nodes import Verdict, start, watch
-from ekiben.station.output import JobLog
 
 __all__ = ["CHANNELS", "FAILURE_CHARS", "main"]
 
@@ -44,8 +50,6 @@ __all__ = ["CHANNELS", "FAILURE_CHARS", "main"]
 CHANNELS = {"ask": "ekiben-ask", "code": "ekiben-code", "library": "ekiben-library", "wheels": "ekiben-wheels"}
 # SageMaker reads no more of the file.
 FAILURE_CHARS = 1024
-INSTALL_TIMEOUT_S = 1800
-TAIL_CHARS = 1500
 # How the job's own calls of AWS find the job's role, and no more than that role may do.
 ROLE = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -54,50 +58,6 @@ ROLE = (
     "TRAINING_JOB_NAME",
     "TRAINING_JOB_ARN",
 )
-ENVIRONMENT = (
-    "import json, pathlib, sys; from ekiben.lineage.machine import environment; "
-    "print(json.dumps(environment(pathlib.Path(sys.argv[1]))))"
-)
-
-
-class Shown(JobLog):
-    """The run's log, which is printed, too: what a container prints goes to CloudWatch."""
-
-    def write(self, block: bytes) -> None:
-        super().write(block)
-        with contextlib.suppress(OSError):
-            sys.stdout.buffer.write(block)
-            sys.stdout.buffer.flush()
-
-
-class Attempts:
-    """What has become of each attempt of this run: a file that SageMaker keeps for the next one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self.all = [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError):
-            self.all = []
-        # One that did not come to its end was cut short together with its machine.
-        for one in self.all:
-            one.setdefault("state", "interrupted")
-
-    def begin(self) -> dict[str, Any]:
-        self.all.append({"started_at": now()})
-        self.save()
-        return self.all[-1]
-
-    def save(self) -> None:
-        _write(self._path, [{k: v for k, v in one.items() if k != "working_since"} for one in self.all])
-
-    @property
-    def failures(self) -> int:
-        return sum(one["state"] == "failed" for one in self.all)
-
-    @property
-    def lost_s(self) -> float:
-        return float(sum(one.get("lost_s", 0.0) for one in self.all))
 
 
 class Machine:
@@ -183,7 +143,7 @@ def _tell(machine: Machine, ask: Mapping[str, Any], found: Mapping[str, Any], ve
     output = machine.run_dir / "output"
     lineage = lineage_of(output, ask, found.get("inputs", {}), found.get("environment", {}), log.note)
     status = {"state": verdict.state, "reason": verdict.reason, "attempts": ask["attempt"], "ended_at": now()}
-    _write(machine.kept / "status.json", {**status, "metrics": metrics_of(output, log.note), "lineage": lineage})
+    write(machine.kept / "status.json", {**status, "metrics": metrics_of(output, log.note), "lineage": lineage})
 
 
 def _attempt(
@@ -201,9 +161,9 @@ def _attempt(
         if "python" not in found:
             found |= _prepared(machine, ask)
         for part in (machine.run_dir / "model", machine.run_dir / "output", machine.own / "data"):
-            _empty(part)
+            empty(part)
         (machine.own / "failure").unlink(missing_ok=True)
-        code = _own_copy(found["bundle"], machine.run_dir / "code")
+        code = own_copy(found["bundle"], machine.run_dir / "code")
         if verdict := asked():
             return verdict
         attempt["working_since"] = time.time()
@@ -221,7 +181,7 @@ def _attempt(
     if verdict.state == "interrupted" and not told:
         # Nobody told this machine to stop: the kernel did it, most likely for lack of memory.
         verdict = Verdict(state="failed", reason=verdict.reason)
-    if verdict.state == "succeeded" and machine.me.rank == 0 and not _has_files(machine.run_dir / "model"):
+    if verdict.state == "succeeded" and machine.me.rank == 0 and not has_files(machine.run_dir / "model"):
         return Verdict(state="failed", reason="it left no model: there is nothing in EKIBEN_MODEL_DIR")
     return verdict
 
@@ -244,14 +204,12 @@ def _as_written_for_sagemaker(machine: Machine, verdict: Verdict) -> Verdict:
 def _prepared(machine: Machine, ask: Mapping[str, Any]) -> dict[str, Any]:
     """The code, its interpreter, and (on the first node) what the inputs and the environment are."""
     bundle = unpack(machine.only("code"), ask["code_sha256"], machine.run_dir.parent / "bundle")
-    found: dict[str, Any] = {"bundle": bundle, "python": _interpreter(machine, bundle / "requirements.txt")}
+    lock, home = bundle / "requirements.txt", machine.run_dir.parent / "environment"
+    found: dict[str, Any] = {"bundle": bundle, "python": interpreter(lock, home, machine.channel("wheels"))}
     if machine.me.rank:
         return found
     found["inputs"] = {name: _snapshot(machine, name, uri) for name, uri in sorted(ask["inputs"].items())}
-    env = processes.child_env({"PYTHONPATH": str(machine.run_dir / "lib")})
-    command = [found["python"], "-c", ENVIRONMENT, str(bundle / "requirements.txt")]
-    told = subprocess.run(command, env=env, capture_output=True, timeout=60, check=True)
-    return {**found, "environment": json.loads(told.stdout)}
+    return {**found, "environment": environment_of(found["python"], lock, machine.run_dir / "lib")}
 
 
 def _snapshot(machine: Machine, name: str, uri: str) -> dict[str, Any]:
@@ -259,53 +217,6 @@ def _snapshot(machine: Machine, name: str, uri: str) -> dict[str, Any]:
     start = uri if uri.endswith("/") else uri.rpartition("/")[0] + "/"
     there = {start + path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {"uri": uri, **snapshot(there)}
-
-
-def _interpreter(machine: Machine, lock: Path) -> str:
-    """A Python with what the lock says: the image's own where it has it, else one made for it. Raises TrainingFailed."""
-    if not lock.is_file() or _has_all(lock):
-        return sys.executable
-    home = machine.run_dir.parent / "environment"
-    python = str(home / "bin" / "python")
-    wheels = (
-        ["--no-index", "--find-links", str(machine.channel("wheels"))] if machine.channel("wheels").is_dir() else []
-    )
-    if importlib.util.find_spec("pip"):
-        install = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            python,
-            "install",
-            "--no-input",
-            "--disable-pip-version-check",
-        ]
-    else:
-        install = ["uv", "pip", "install", "--python", python]
-    make = [sys.executable, "-m", "venv", "--without-pip", str(home)]
-    # Where the image says that packages go somewhere else, they must not.
-    env = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX", "PYTHONPATH")}
-    for step in (make, [*install, "--no-cache-dir", "--quiet", "-r", str(lock), *wheels]):
-        try:
-            done = subprocess.run(
-                step, env=env, capture_output=True, text=True, errors="replace", timeout=INSTALL_TIMEOUT_S, check=False
-            )
-            said = "" if done.returncode == 0 else done.stderr.strip() or f"it ended with status {done.returncode}"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            said = str(error)
-        if said:
-            raise TrainingFailed("its requirements.txt could not be installed", tail=said[-TAIL_CHARS:])
-    return python
-
-
-def _has_all(lock: Path) -> bool:
-    """Has the image's own Python all that is locked? Where it lacks what it takes to find out, no."""
-    try:
-        from ekiben.station.environments import requirements, unmet
-    except ImportError:
-        return False
-    return not unmet(requirements(lock.read_text(encoding="utf-8")))
 
 
 def _given(machine: Machine, ask: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,36 +267,6 @@ def _toolkit(machine: Machine, ask: Mapping[str, Any], gpus: int) -> dict[str, s
         )},
     }  # fmt: skip
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
-
-
-def _own_copy(bundle: Path, into: Path) -> Path:
-    """The code as the run's own files, which it may write beside: what was unpacked is read-only."""
-    shutil.rmtree(into, ignore_errors=True)
-    for name, path in files(bundle).items():
-        target = into / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        target.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-    return into
-
-
-def _has_files(folder: Path) -> bool:
-    return any(path.is_file() for path in folder.rglob("*"))
-
-
-def _empty(folder: Path) -> None:
-    """What an earlier attempt left goes; the folder itself is SageMaker's, and stays."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _write(path: Path, value: Any) -> None:
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True), encoding="utf-8")
-    fresh.replace(path)
 
 
 if __name__ == "__main__":

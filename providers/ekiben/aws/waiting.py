@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from ekiben.aws.errors import RoleNotReady
+from ekiben.waiting import looks
 
 __all__ = ["looks", "when_assumable"]
 
 T = TypeVar("T")
 # IAM takes some seconds to make a new role known to the other services.
 ROLE_TIMEOUT_S = 120.0
-
-
-def looks(timeout_s: float, first_pause_s: float, last_pause_s: float) -> Iterator[None]:
-    """A turn for each look: at once, then after pauses that double up to the last; none after the first that came too late."""
-    deadline, pause_s = time.monotonic() + timeout_s, first_pause_s
-    while True:
-        yield
-        if time.monotonic() > deadline:
-            return
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, last_pause_s)
 
 
 def when_assumable(call: Callable[[], T], first_pause_s: float, last_pause_s: float) -> T:

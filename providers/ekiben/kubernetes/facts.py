@@ -15,6 +15,7 @@ from ekiben.records import Part, Platform, Record
 __all__ = [
     "COMPONENT",
     "MANAGED_BY",
+    "OWN_MIB",
     "PROJECT",
     "REVISION",
     "RUN",
@@ -36,6 +37,8 @@ F = TypeVar("F", bound=Record)
 MANAGED_BY = "app.kubernetes.io/managed-by"
 PROJECT, STACK, COMPONENT = "ekiben.dev/project", "ekiben.dev/stack", "ekiben.dev/component"
 RUN, REVISION = "ekiben.dev/run", "ekiben.dev/revision"
+# What the supervisor of a run takes beside the job, in MiB: a job that goes over its memory is then told of by its supervisor.
+OWN_MIB = 128
 # On the pods of a plain Deployment that take part in the endpoint's traffic: "yes". The endpoint's Service selects by it.
 TRAFFIC = "ekiben.dev/traffic"
 
@@ -68,7 +71,7 @@ class StorageFacts(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryFacts(Record):
-    """uri: s3://BUCKET/registry/NAME. bus: s3://BUCKET/events, where the platform's events are written; one for all its parts."""
+    """uri: s3://BUCKET/registry/NAME. bus: s3://BUCKET/deliveries/_events, where events are written; one for the whole platform."""
 
     namespace: str
     uri: str
@@ -85,7 +88,8 @@ class TrainingFacts(Record):
 
     code_*: the bundle of its source, code: its git state; library_*: `packing.job_library("kubernetes/...")`; both archives lie in
     storage_uri. input_uris: input name -> s3:// prefix, in the same store. wheels_uri: a prefix with the wheels of the source's
-    requirements.txt, without which they come from an index. bus: as in `RegistryFacts`.
+    requirements.txt, without which they come from an index. bus: as in `RegistryFacts`. elastic: nodes come when they are needed,
+    so that a run which fits on none is no mistake. The pod's memory is that of the spec and `OWN_MIB` more, for its supervisor.
     """
 
     namespace: str
@@ -101,6 +105,7 @@ class TrainingFacts(Record):
     code: dict[str, Any] = field(default_factory=dict)
     input_uris: dict[str, str] = field(default_factory=dict)
     wheels_uri: str = ""
+    elastic: bool = False
     context: str = ""
 
 

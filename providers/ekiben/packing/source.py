@@ -47,6 +47,8 @@ JOB_FACE = (
     *ANYWHERE,
     "packing/source.py",
     "serving/trees/*.py",
+    "station/attempts.py",
+    "station/contained.py",
     "station/environments.py",
     "station/interruptions.py",
     "station/nodes.py",
@@ -92,8 +94,11 @@ def function_bundle(folder: Path, *providers: str) -> Bundle:
 
 
 def job_library(*own: str) -> Bundle:
-    """The part of Ekiben that runs inside a training container, with the provider's `own` files, such as "aws/container.py"."""
-    return write({**_library((*JOB_FACE, *own), "")}, cache_dir() / "bundles")
+    """The part of Ekiben that runs inside a training container, with the provider's `own` files, such as "aws/container.py", and
+    what they import of their provider's.
+    """
+    imported = [module for one in own for module in _imported(one.partition("/")[0], [one])]
+    return write({**_library((*JOB_FACE, *own, *imported), "")}, cache_dir() / "bundles")
 
 
 def image_library() -> dict[str, Content]:

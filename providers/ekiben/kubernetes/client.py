@@ -1,0 +1,330 @@
+"""Calls of the API server: objects by kind as plain JSON, time limits, bounded retries, pages followed, errors translated.
+
+Outside of a cluster the kubeconfig says where and who (KUBECONFIG, else ~/.kube/config): lightkube reads it, with its
+certificates, tokens and login programs. In a pod with a token it is the pod's own, by the standard library alone.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+from ekiben.errors import AccessDenied, MissingDependency, NotFound, SpecError
+from ekiben.kubernetes.errors import error_of, unanswered
+
+__all__ = ["KINDS", "Answer", "Cluster", "inside"]
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
+ATTEMPTS, FIRST_PAUSE_S = 4, 0.2
+# The server has not begun with these; of the others it is not known, so only what changes nothing is sent again.
+NOT_BEGUN = (429, 503)
+PAGE = 500
+TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+MERGE, STRATEGIC, JSON_PATCH = (
+    f"application/{kind}+json" for kind in ("merge-patch", "strategic-merge-patch", "json-patch")
+)
+
+# Kind -> where its objects are, below the server and then below the namespace.
+KINDS: Mapping[str, tuple[str, str]] = {
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Event": ("api/v1", "events"),
+    "Node": ("api/v1", "nodes"),
+    "Pod": ("api/v1", "pods"),
+    "Secret": ("api/v1", "secrets"),
+    "Service": ("api/v1", "services"),
+    "Deployment": ("apis/apps/v1", "deployments"),
+    "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
+    "Job": ("apis/batch/v1", "jobs"),
+    "KnativeRevision": ("apis/serving.knative.dev/v1", "revisions"),
+    "KnativeService": ("apis/serving.knative.dev/v1", "services"),
+    "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
+}
+
+
+class Answer(NamedTuple):
+    """An answer of the server: its status, its headers (names in lower case), its body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Cluster:
+    """A namespace of the cluster that `context` of the kubeconfig names; empty is its current one. Making one calls nothing."""
+
+    def __init__(self, namespace: str, context: str = "") -> None:
+        self.namespace, self._context = namespace, context
+
+    def get(self, kind: str, name: str, to: str) -> dict[str, Any]:
+        """An object. Raises NotFound. `to` completes "cannot ..." in errors, here and below."""
+        return self._json("GET", self.path(kind, name), to)
+
+    def list(
+        self, kind: str, to: str, *, labels: Mapping[str, str] | str = "", fields: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """The objects of the kind with these labels (or this selector) and fields, over all pages."""
+        selector = labels if isinstance(labels, str) else ",".join(f"{key}={value}" for key, value in labels.items())
+        asked = {"limit": str(PAGE), "labelSelector": selector, "fieldSelector": fields}
+        yield from self.pages(self.path(kind), to, asked)
+
+    def pages(self, path: str, to: str, asked: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """The items of a list at a path of the server."""
+        query = {name: value for name, value in asked.items() if value}
+        while True:
+            page = self._json("GET", path, to, query=query)
+            yield from page.get("items") or ()
+            if not (following := (page.get("metadata") or {}).get("continue")):
+                return
+            query = {**query, "continue": str(following)}
+
+    def create(self, kind: str, thing: Mapping[str, Any], to: str) -> dict[str, Any]:
+        """Make an object. Raises AlreadyExists."""
+        return self._json("POST", self.path(kind), to, thing)
+
+    def patch(self, kind: str, name: str, change: Any, to: str, *, how: str = MERGE) -> dict[str, Any]:
+        """Change an object. With its resourceVersion in `change` it raises PreconditionFailed where somebody was quicker."""
+        return self._json("PATCH", self.path(kind, name), to, change, content=how)
+
+    def delete(self, kind: str, name: str, to: str) -> None:
+        """Delete an object with all that belongs to it; silent where there is none."""
+        with suppress(NotFound):
+            self.delete_at(self.path(kind, name), to)
+
+    def delete_at(self, path: str, to: str) -> None:
+        """Delete what is at a path of the server. Raises NotFound."""
+        self._json("DELETE", path, to, {"propagationPolicy": "Background"})
+
+    def read(self, path: str, to: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What the server tells at a path, such as what kinds it has."""
+        return self._json("GET", path, to, query=query)
+
+    def whoami(self, to: str) -> str:
+        """Whose credentials these are, as the cluster knows them."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        told = self._json("POST", "apis/authentication.k8s.io/v1/selfsubjectreviews", to, review)
+        return str(told["status"]["userInfo"].get("username", ""))
+
+    def log(self, pod: str, to: str, *, follow: bool = False, tail: int = 0, container: str = "") -> Iterator[bytes]:
+        """The lines of a pod's log, without newlines; with `follow` until it has ended. Raises NotFound."""
+        asked = {"follow": "true" if follow else "", "tailLines": str(tail) if tail else "", "container": container}
+        query = {name: value for name, value in asked.items() if value}
+        yield from _lines(
+            self._transport(to).stream(self.path("Pod", pod) + "/log", query, None if follow else READ_TIMEOUT_S, to)
+        )
+
+    def proxied(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        to: str,
+        *,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> Answer:
+        """An answer of a Service ("NAME:PORT"), asked through the API server. What the service says is not translated."""
+        at = f"{self.path('Service', service)}/proxy/{path.lstrip('/')}"
+        return self._transport(to).send(method, at, {}, headers, body, timeout_s, to)
+
+    def path(self, kind: str, name: str = "") -> str:
+        root, plural = KINDS[kind]
+        at = f"{root}/{plural}" if kind == "Node" else f"{root}/namespaces/{self.namespace}/{plural}"
+        return f"{at}/{name}" if name else at
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        to: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content: str = "",
+    ) -> dict[str, Any]:
+        headers = {"accept": "application/json", "content-type": content or "application/json", "user-agent": "ekiben"}
+        data = json.dumps(body, allow_nan=False).encode() if body is not None else b""
+        pause_s = FIRST_PAUSE_S
+        for left in range(ATTEMPTS - 1, -1, -1):
+            try:
+                answer = self._transport(to).send(method, path, query or {}, headers, data, READ_TIMEOUT_S, to)
+                if answer.status < 300:
+                    return dict(json.loads(answer.body or b"{}"))
+                error = error_of(answer.status, answer.body, to)
+                again = answer.status in NOT_BEGUN or (method == "GET" and answer.status >= 500)
+            except ConnectionError as problem:
+                error, again = unanswered(problem, to), method == "GET"
+                error.__cause__ = problem
+            if not again or not left:
+                raise error
+            time.sleep(pause_s)
+            pause_s *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _transport(self, to: str) -> _Inside | _Outside:
+        """Made once for a kubeconfig as it is now: making one reads files, and reads certificates."""
+        config = Path(os.environ.get("KUBECONFIG") or "~/.kube/config").expanduser()
+        with _making:
+            if not os.environ.get("KUBECONFIG") and (TOKEN / "token").is_file():
+                return _Inside()
+            try:
+                key = (str(config), config.stat().st_mtime_ns, self._context)
+            except OSError as error:
+                raise AccessDenied(
+                    "kubernetes",
+                    to,
+                    f"there is no kubeconfig {str(config)!r}",
+                    "Set KUBECONFIG to one that reaches the cluster",
+                ) from error
+            if key not in _known:
+                _known[key] = _Outside(config, self._context)
+            return _known[key]
+
+
+def inside() -> bool:
+    """Is this a pod of a cluster? Then services are reached by their names."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+
+
+class _Outside:
+    """The server of a kubeconfig."""
+
+    def __init__(self, config: Path, context: str) -> None:
+        try:
+            import httpx2
+            from lightkube.config.client_adapter import Client, ConnectionParams
+            from lightkube.config.kubeconfig import KubeConfig
+            from lightkube.core.exceptions import ConfigError
+        except ImportError as error:
+            raise MissingDependency("lightkube", "kubernetes") from error
+        timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            chosen = KubeConfig.from_file(config).get(context or None)
+            if chosen is None:
+                raise SpecError(
+                    f"The kubeconfig {str(config)!r} has no current context. Name one in the stack's config."
+                )
+            self._client: Any = Client(chosen, ConnectionParams(timeout=timeout))
+        except (ConfigError, KeyError, OSError, ValueError) as error:
+            raise SpecError(f"The kubeconfig {str(config)!r} cannot be used: {error}.") from error
+        self._failed = httpx2.HTTPError
+        self._timeout = httpx2.Timeout
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        to: str,
+    ) -> Answer:
+        """Raises ConnectionError where there is no answer."""
+        try:
+            asked = self._client.build_request(
+                method,
+                path,
+                params=dict(query),
+                headers=dict(headers),
+                content=body or None,
+                timeout=self._timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            )
+            told = self._client.send(asked)
+        except self._failed as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        return Answer(told.status_code, {name.lower(): value for name, value in told.headers.items()}, told.content)
+
+    def stream(self, path: str, query: Mapping[str, str], timeout_s: float | None, to: str) -> Iterator[bytes]:
+        asked = self._client.build_request(
+            "GET", path, params=dict(query), timeout=self._timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        )
+        try:
+            told = self._client.send(asked, stream=True)
+            try:
+                if told.status_code >= 300:
+                    raise error_of(told.status_code, told.read(), to)
+                yield from told.iter_bytes()
+            finally:
+                told.close()
+        except self._failed as error:
+            raise unanswered(error, to) from error
+
+
+class _Inside:
+    """The server of the cluster that this pod is in, with the pod's own token, which is read anew each time: it changes."""
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        to: str,
+    ) -> Answer:
+        connection, told = self._asked(method, path, query, headers, body, timeout_s)
+        try:
+            return Answer(told.status, {name.lower(): value for name, value in told.getheaders()}, told.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        finally:
+            connection.close()
+
+    def stream(self, path: str, query: Mapping[str, str], timeout_s: float | None, to: str) -> Iterator[bytes]:
+        try:
+            connection, told = self._asked("GET", path, query, {}, b"", timeout_s)
+            try:
+                if told.status >= 300:
+                    raise error_of(told.status, told.read(), to)
+                while block := told.read1(65536):
+                    yield block
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise unanswered(error, to) from error
+
+    @staticmethod
+    def _asked(
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float | None,
+    ) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        at = urlsplit(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")
+        trust = ssl.create_default_context(cafile=str(TOKEN / "ca.crt"))
+        connection = http.client.HTTPSConnection(at.netloc, timeout=timeout_s, context=trust)
+        token = (TOKEN / "token").read_text(encoding="ascii").strip()
+        target = f"/{path}?{urlencode(query)}" if query else f"/{path}"
+        try:
+            connection.request(method, target, body=body, headers={**headers, "authorization": f"Bearer {token}"})
+            return connection, connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise ConnectionError(str(error) or type(error).__name__) from error
+
+
+_known: dict[tuple[str, int, str], _Outside] = {}
+_making = threading.Lock()
+
+
+def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
