@@ -16,6 +16,7 @@ from hypothesis import given, strategies as st
 from ekiben import job
 from ekiben.errors import SpecError
 from ekiben.job import Node
+from tests.waiting import PATIENCE_S
 
 NOWHERE = Path("/nonexistent/resourceconfig.json")
 
@@ -187,7 +188,7 @@ def test_a_job_sees_that_it_is_to_stop() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[0] == "checkpoint written\n"
+    assert process.communicate(timeout=PATIENCE_S)[0] == "checkpoint written\n"
     assert process.returncode == 0
 
 

@@ -21,6 +21,7 @@ from hypothesis import given, strategies as st
 from ekiben import packing
 from ekiben.errors import IntegrityError, NotFound, ProviderError, SpecError
 from ekiben.packing import archive, assemble
+from tests.waiting import PATIENCE_S
 
 GOLDEN = {"a": b"", "b/c.sh": b"#!/bin/sh\n", "b/\u00e9": b"\0\xff" * 300, "n" * 130: b"long"}
 GOLDEN_SHA256 = "df435d22e1b36f611c9236a1d7ff21fc2513f2ddacff25e4f57c855a0658e391"
@@ -261,7 +262,7 @@ def test_many_who_unpack_at_once_get_the_same_tree(folder: Path) -> None:
     start, failures = threading.Barrier(8), []
 
     def run() -> None:
-        start.wait(10)
+        start.wait(PATIENCE_S)
         try:
             archive.verify(archive.unpack(packed.path, packed.sha256, folder / "tree"), packed.sha256)
         except BaseException as error:
@@ -271,7 +272,7 @@ def test_many_who_unpack_at_once_get_the_same_tree(folder: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert failures == []
     assert sorted(os.listdir(folder)) == [packed.path.name, "tree"]
 

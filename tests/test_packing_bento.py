@@ -20,6 +20,7 @@ import pytest
 from ekiben.errors import ModelFailed, NotFound, SpecError
 from ekiben.packing import archive, pack, template
 from ekiben.packing.lock import check_lock, requirements
+from tests.waiting import PATIENCE_S
 
 SERVICE = '''
 from __future__ import annotations
@@ -161,7 +162,7 @@ def test_bentoml_serves_the_unpacked_read_only_bento(
             pytest.fail((tmp_path / "log").read_text())
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(30)
+        server.wait(PATIENCE_S)
     archive.verify(tree, pack(built[1].path, tmp_path / "model", SIGNATURE, into=tmp_path).sha256)
 
 
@@ -216,7 +217,7 @@ def test_an_interrupted_build_leaves_nothing(cache: Path, tmp_path: Path) -> Non
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) != 0
+    assert process.wait(PATIENCE_S) != 0
     assert not cache.exists() or os.listdir(cache) == []
     assert os.listdir(private) == []
 

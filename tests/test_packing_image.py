@@ -18,6 +18,7 @@ import yaml
 from ekiben.errors import ProviderError, SpecError
 from ekiben.packing import archive, image
 from ekiben.packing.archive import Bundle
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 LOCK = "bentoml==1.4.39\nPackaging==26.3 ; python_version >= '3.11'\n"
@@ -213,7 +214,7 @@ def test_the_server_starts_from_the_image_s_files_alone(tmp_path: Path, bento: P
             assert json.load(answer) == {"y": 4.0}
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=PATIENCE_S)
 
 
 def test_a_bento_with_another_lock_says_that_the_image_must_be_built_anew(tmp_path: Path, bento: Path) -> None:
@@ -221,7 +222,7 @@ def test_a_bento_with_another_lock_says_that_the_image_must_be_built_anew(tmp_pa
     members = {name: path for name, path in archive.files(archive.unpack(bento, bento.stem, tmp_path / "b")).items()}
     bad = archive.write({**members, "env/python/requirements.txt": b"nowhere-to-be-found==1\n"}, tmp_path / "bad").path
     server = started(tmp_path, other, bad)
-    _, said = server.communicate(timeout=60)
+    _, said = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 3
     assert "needs nowhere-to-be-found==1, which this image does not have" in said
     assert "ekiben up" in said

@@ -13,6 +13,7 @@ from ekiben.errors import ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.records import ModelVersion, Revision
 from ekiben.release import release, rollback
 from ekiben.release.check import difference
+from tests.waiting import PATIENCE_S
 
 from .fakes.memory import Killed, Memory
 
@@ -336,7 +337,7 @@ def test_many_releases_at_once_leave_traffic_and_aliases_agreeing() -> None:
     failures: list[BaseException] = []
 
     def run(ref: str) -> None:
-        start.wait(10)
+        start.wait(PATIENCE_S)
         try:
             go(world, ref)
         except BaseException as error:
@@ -346,7 +347,7 @@ def test_many_releases_at_once_leave_traffic_and_aliases_agreeing() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert failures == []
     found = state(world)
     assert found["serving"] == found["champion"] != found["previous"]

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import ekiben as ek
 from ekiben import packing
 from ekiben.aws.facts import TrainingFacts, facts_of
 from ekiben.aws.jobs import BOOTSTRAP, ask_of
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import training_part
 
@@ -132,18 +132,11 @@ def test_limits_of_time_and_memory_are_the_same_as_elsewhere(tmp_path: Path, lib
     assert "256 MiB" in large.failure
 
 
-def until(path: Path) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, f"there is no {path}"
-        time.sleep(0.02)
-
-
 def test_a_job_that_is_told_to_stop_goes_on_from_its_checkpoint(box: Box) -> None:
     process = box.asked(first_steps=1000, step_s=0.05).start()
-    until(box.root / "checkpoints" / "output" / "progress.jsonl")
+    until((box.root / "checkpoints" / "output" / "progress.jsonl").exists)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143, said
     (cut,) = box.kept("attempts.json")
     assert (cut["state"], box.kept("checkpoints/terminated.txt")) == ("interrupted", "yes")

@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 import ekiben as ek
 from ekiben.emulators import stacks
 from ekiben.emulators.aws import stop
+from tests.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -106,14 +106,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stop(stacks.state_dir(root))
 
 
-def wait(probe: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 75
-    while not (found := probe()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return found
-
-
 def seen(stack: Stack, type_: str) -> list[dict[str, Any]]:
     lake = stack.runtime.storage("lake")
     return [json.loads(lake.get(one.key)) for one in lake.list(f"seen/{type_}-")]
@@ -132,7 +124,7 @@ def test_data_starts_the_function_that_waits_for_it(stack: Stack) -> None:
     lake = stack.runtime.storage("lake")
     lake.put("in/a.txt", b"not this one")
     lake.put("in/駅.csv", b"x\n1\n")
-    wait(lambda: seen(stack, "NewData"), "the new object started nothing")
+    until(lambda: seen(stack, "NewData"), "the new object started nothing")
     (told,) = seen(stack, "NewData")
     assert (told["subject"], told["word"], told["uri"]) == ("in/駅.csv", "Grüße", lake.uri("in/駅.csv"))
 
@@ -149,7 +141,7 @@ def test_a_decision_is_an_event_wherever_it_is_made(stack: Stack) -> None:
         for number in (1, 2)
     ]  # fmt: skip
     models.decide(versions[0].id, "approved", who="me", why="good")
-    wait(lambda: seen(stack, "ModelDecided"), "the decision was not told")
+    until(lambda: seen(stack, "ModelDecided"), "the decision was not told")
     sagemaker = stack.client("sagemaker")
     (group,) = sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"]
     packages = sagemaker.list_model_packages(ModelPackageGroupName=group["ModelPackageGroupName"])
@@ -159,13 +151,13 @@ def test_a_decision_is_an_event_wherever_it_is_made(stack: Stack) -> None:
     sagemaker.update_model_package(
         ModelPackageArn=waiting["ModelPackageArn"], ModelApprovalStatus="Rejected", ApprovalDescription="biased"
     )
-    wait(lambda: len(seen(stack, "ModelDecided")) == 2, "SageMaker's decision was not told")
+    until(lambda: len(seen(stack, "ModelDecided")) == 2, "SageMaker's decision was not told")
     assert models.version(versions[1].id).state == "rejected"
     assert [one.why for one in models.audit("tiny") if one.after == "rejected"] == ["biased"]
 
 
 def test_the_schedule_fires_and_says_when_it_was_due(stack: Stack) -> None:
-    wait(lambda: seen(stack, "Schedule"), "the schedule did not fire")
+    until(lambda: seen(stack, "Schedule"), "the schedule did not fire")
     told = seen(stack, "Schedule")[0]
     assert (told["subject"], told["zone"]) == ("* * * * *", "Europe/Paris")
     assert told["due"].endswith(":00Z")
@@ -173,10 +165,10 @@ def test_the_schedule_fires_and_says_when_it_was_due(stack: Stack) -> None:
 
 def test_what_fails_for_good_is_a_dead_letter(stack: Stack) -> None:
     stack.runtime.storage("lake").put("in/bad.csv", b"")
-    (dead,) = wait(lambda: stack.runtime.function("watch").deliveries("dead"), "there is no dead letter")
+    (dead,) = until(lambda: stack.runtime.function("watch").deliveries("dead"), "there is no dead letter")
     assert dead["event"]["subject"] == "in/bad.csv"
     (queue,) = stack.client("sqs").list_queues(QueueNamePrefix="watch-dead-")["QueueUrls"]
-    wait(
+    until(
         lambda: int(
             stack.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"][
                 "ApproximateNumberOfMessages"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from ekiben import packing
 from ekiben.aws import declared
 from ekiben.aws.training import Training
 from ekiben.testing import EmulatedAws
+from tests.waiting import until
 
 from .conftest import SPEC, platform
 
@@ -61,11 +61,7 @@ def make(lake: str, library: packing.Bundle, client: Callable[[str], Any]) -> Ca
 
 
 def ended(training: Training, id: str) -> ek.Run:
-    deadline = time.monotonic() + 120
-    while not (run := training.run(id)).ended:
-        assert time.monotonic() < deadline, run
-        time.sleep(0.1)
-    return run
+    return until(lambda: run if (run := training.run(id)).ended else None, "the run ends")
 
 
 def id() -> str:
@@ -106,10 +102,7 @@ def test_a_cancelled_run_has_stopped_and_kept_its_checkpoint(
 ) -> None:
     training, job = make(), ek.Job(id=id(), params={"steps": 1000, "step_s": 0.05})
     training.submit(job)
-    deadline = time.monotonic() + 60
-    while not training.run(job.id).metrics:
-        assert time.monotonic() < deadline, training.run(job.id)
-        time.sleep(0.1)
+    until(lambda: training.run(job.id).metrics, "it has told of a step")
     assert training.cancel(job.id).state == "cancelled"
     kept = client("s3").get_object(Bucket=lake, Key=f"runs/tiny/{job.id}/checkpoints/terminated.txt")
     assert kept["Body"].read() == b"yes"

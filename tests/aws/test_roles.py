@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ekiben import release
 from ekiben.emulators import stacks
 from ekiben.emulators.aws import ensure, stop
 from ekiben.errors import AccessDenied
+from tests.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -142,21 +142,13 @@ def up(root: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def eventually(probe: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 120
-    while not (found := probe()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return found
-
-
 def test_a_function_s_role_can_do_the_whole_loop(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train, register, decide, release, call, look at what is there, roll back: as the role of `agent`."""
     stack.be("agent", monkeypatch)
     runtime = stack.runtime("lake", "models", "tiny", "tiny-api")
     training = runtime.training("tiny")
     training.submit(ek.Job(id="first"))
-    run = eventually(lambda: found if (found := training.run("first")).ended else None, "the run has no end")
+    run = until(lambda: found if (found := training.run("first")).ended else None, "the run has no end")
     assert run.state == "succeeded", run.reason
     assert any("read 1 points" in line for line in training.logs("first"))
     assert [one.id for one in training.runs()] == ["first"]
@@ -185,9 +177,9 @@ def test_functions_and_jobs_run_as_their_roles(stack: Stack) -> None:
     assert runtime.function("agent").call({"run": "second"})["run"] == "second"
     lake = runtime.storage("lake")
     lake.put("drop/a.csv", b"1")
-    seen = eventually(lambda: list(lake.list("seen/NewData-")), "new data started nothing")
+    seen = until(lambda: list(lake.list("seen/NewData-")), "new data started nothing")
     assert lake.get(seen[0].key) == b"drop/a.csv"
-    eventually(lambda: list(lake.list("seen/TrainingEnded-")), "the end of the run was told to nobody")
+    until(lambda: list(lake.list("seen/TrainingEnded-")), "the end of the run was told to nobody")
     assert any("drop/a.csv" in str(one) for one in runtime.function("reader").deliveries("done"))
 
 
@@ -310,7 +302,7 @@ def test_what_fails_is_told_to_who_listens_to_the_monitor(stack: Stack) -> None:
     runtime = stack.runtime()
     runtime.training("tiny").submit(ek.Job(id="third", params={"fail": "the points are bad"}))
     runtime.storage("lake").put("drop/theirs", b"1")
-    (dead,) = eventually(lambda: runtime.function("reader").deliveries("dead"), "there is no dead letter")
+    (dead,) = until(lambda: runtime.function("reader").deliveries("dead"), "there is no dead letter")
     assert "iam:CreateUser" in dead["error"]
     heard = ""
 
@@ -321,5 +313,5 @@ def test_what_fails_is_told_to_who_listens_to_the_monitor(stack: Stack) -> None:
         wanted = "watch-reader-errors", "watch-reader-dead", "small/dev: a run of the training tiny has failed"
         return all(words in heard for words in wanted)
 
-    eventually(all_heard, f"nobody heard of it: {heard}")
+    until(all_heard, f"nobody heard of it: {heard}")
     assert "the points are bad" in heard

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ekiben.aws.facts import EndpointFacts, TrainingFacts, VariantsFacts, facts_
 from ekiben.emulators import aws as emulator, stacks
 from tests.rigs.aws import REGION, lead_there
 from tests.rigs.stack import Stack
+from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -139,11 +139,9 @@ def changes(told: dict[str, int]) -> Iterator[tuple[str, int]]:
 def test_a_run_trains_in_its_role_and_another_is_under_way(made: Made) -> None:
     lake = made.runtime.storage("lake")
     lake.put("points/a.jsonl", b'{"x": 1, "y": 2}\n{"x": 2, "y": 4}\n')
-    run = made.runtime.training("tiny").submit(ek.Job(id="one"))
-    deadline = time.monotonic() + 120
-    while not run.ended and time.monotonic() < deadline:
-        time.sleep(0.2)
-        run = made.runtime.training("tiny").run("one")
+    training = made.runtime.training("tiny")
+    training.submit(ek.Job(id="one"))
+    run = until(lambda: found if (found := training.run("one")).ended else None, "the run ends")
     assert (run.state, run.reason) == ("succeeded", "")
     assert list(made.runtime.training("tiny").logs("one"))
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,16 +22,7 @@ from ekiben.runtime import connect
 from tests.cli.conftest import ek  # noqa: F401
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
 SIGNATURE = {"columns": ["x", "größe"], "target": "y"}
-
-
-def eventually(look: Callable[[], T]) -> T:
-    end = time.monotonic() + PATIENCE_S
-    while not (seen := look()):
-        assert time.monotonic() < end, f"still {seen!r} after {PATIENCE_S:g} s"
-        time.sleep(0.01)
-    return seen
 
 
 @pytest.fixture(scope="session")

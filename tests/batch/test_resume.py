@@ -16,8 +16,9 @@ from ekiben.batch.places import found
 from ekiben.batch.sources import Files
 from ekiben.errors import SpecError
 from ekiben.station.processes import descendants
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import csv, eventually, invoke, start
+from .conftest import csv, invoke, start
 
 BATCH_ROWS = 10
 WORDS = ("free:1", "--route", "frame", "--key", "id", "--batch-rows", BATCH_ROWS, "--workers", 1, "--save-every-s", 0)
@@ -50,9 +51,7 @@ def test_killed_at_several_points_the_output_is_the_same_to_the_byte(tmp_path) -
         place.parent.mkdir()
     for at, (row, gate) in enumerate(gates.items()):
         process = start(*WORDS, "--input", source, "--output", killed)
-        eventually(
-            lambda row=row, process=process: len(parts(killed)) == row // BATCH_ROWS or process.poll() is not None
-        )
+        until(lambda row=row, process=process: len(parts(killed)) == row // BATCH_ROWS or process.poll() is not None)
         if at == 1:
             shutil.copytree(killed.parent / f".{output}.part", tmp_path / "kept")
         family = descendants(process.pid)
@@ -60,7 +59,7 @@ def test_killed_at_several_points_the_output_is_the_same_to_the_byte(tmp_path) -
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert not killed.exists()
-        eventually(lambda family=family: gone(family))
+        until(lambda family=family: gone(family))
         gate.touch()
     summary = json.loads(invoke(*WORDS, "--input", source, "--output", killed, "--json")[0])
     assert (summary["rows"], summary["resumed_rows"]) == (100, 90)
@@ -151,7 +150,7 @@ def test_two_runs_at_once_do_not_mix(tmp_path) -> None:
     gate = tmp_path / "gate"
     source, output = gated(tmp_path / "in.csv", {15: gate}), tmp_path / "out.csv"
     first = start(*WORDS, "--input", source, "--output", output)
-    eventually(lambda: len(parts(output)) == 1 or first.poll() is not None)
+    until(lambda: len(parts(output)) == 1 or first.poll() is not None)
     _, said = invoke(*WORDS, "--input", source, "--output", output, code=3)
     assert "Another run is writing" in said
     gate.touch()
@@ -164,12 +163,12 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(tmp_path) -> None:
     gate = tmp_path / "gate"
     source, output = gated(tmp_path / "in.csv", {25: gate}), tmp_path / "out.csv"
     process = start(*WORDS, "--input", source, "--output", output)
-    eventually(lambda: len(parts(output)) == 2 or process.poll() is not None)
+    until(lambda: len(parts(output)) == 2 or process.poll() is not None)
     family = descendants(process.pid)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    eventually(lambda: gone(family))
+    until(lambda: gone(family))
     gate.touch()
     _, said = invoke(*WORDS, "--input", source, "--output", output)
     assert "100 predictions of free:1 (20 of them before)" in said

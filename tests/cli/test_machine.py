@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ekiben.station import launch
+from tests.waiting import PATIENCE_S
 
 SECRET = "no-word-of-this-may-be-shown"
 
@@ -106,7 +107,7 @@ def test_station_in_the_foreground_ends_with_ctrl_c(platform, folder) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(PATIENCE_S) == 0
     finally:
         process.kill()
         process.communicate()

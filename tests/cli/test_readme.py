@@ -8,16 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import until
+
 ROOT = Path(__file__).parents[2]
 RIG = ROOT / "tests" / "rigs" / "project"
-PATIENCE_S = 120
 
 
 def walk() -> list[str]:
@@ -65,12 +65,16 @@ class Walk:
         return json.loads(self.run(f"{line} --json").stdout)
 
     def until(self, line: str, true: Callable[[Any], Any]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not true(found := self.json(line)):
-            assert time.monotonic() < deadline, (
-                f"{line}: {found}\n{self.run('ekiben functions --state dead --json').stdout}"
-            )
-            time.sleep(0.3)
+        found: list[Any] = []
+
+        def look() -> bool:
+            found[:] = [self.json(line)]
+            return bool(true(found[0]))
+
+        try:
+            until(look)
+        except AssertionError:
+            pytest.fail(f"{line}: {found}\n{self.run('ekiben functions --state dead --json').stdout}")
 
     def serves(self, version: str) -> None:
         self.until(

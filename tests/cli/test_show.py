@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 
 def on_a_terminal(code: str, **env: str) -> str:
     """What `code` writes to stdout and stderr when both are a terminal."""
@@ -31,7 +33,7 @@ def on_a_terminal(code: str, **env: str) -> str:
         if not more:
             break
     os.close(mine)
-    assert process.wait(timeout=60) == 0, said
+    assert process.wait(PATIENCE_S) == 0, said
     return said.decode()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import ekiben as ek
-from tests.rigs.stack import eventually
+from tests.waiting import until
 
 LIVE = os.environ.get("EKIBEN_LIVE", "")
 RIGS = (os.environ.get("EKIBEN_RIGS") or LIVE or "local").split(",")
@@ -71,7 +71,7 @@ class Rig:
         """Submit a run and wait for its end."""
         bound = self.runtime.training(training)
         run = bound.submit(ek.Job(id=id or f"{training}-{uuid.uuid4().hex[:8]}", params=params))
-        return eventually(lambda: r if (r := bound.run(run.id)).ended else None)
+        return until(lambda: r if (r := bound.run(run.id)).ended else None)
 
     def version(self, **params: Any) -> ek.ModelVersion:
         """A new approved version of the model `tiny`, really trained and packed."""

@@ -14,7 +14,7 @@ import pytest
 
 import ekiben as ek
 from ekiben.release import release
-from tests.rigs.stack import eventually
+from tests.waiting import until
 
 from .conftest import Rig
 
@@ -170,7 +170,7 @@ def test_e15_a_model_that_fails_or_takes_too_long(rig: Rig) -> None:
         narrow.invoke({}, route="broken")
     with pytest.raises(ek.ModelFailed, match="2"):
         narrow.invoke({"seconds": 30}, route="slow")
-    assert eventually(lambda: narrow.invoke({"x": 2}).body) == served.sample["response"]
+    assert until(lambda: narrow.invoke({"x": 2}).body) == served.sample["response"]
 
 
 def test_e16_e18_from_zero_the_first_requests_are_held(rig: Rig) -> None:

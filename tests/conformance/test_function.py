@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 import ekiben as ek
-from tests.rigs.stack import eventually
+from tests.waiting import until
 
 from .conftest import Rig
 
@@ -26,10 +26,10 @@ def test_f2_new_data_is_seen_once_and_whole(rig: Rig) -> None:
     name = f"drop/{uuid.uuid4().hex[:8]} é%20.csv"
     lake.put(name, b"1,2")
     lake.put(name + ".tmp", b"half")
-    seen = eventually(lambda: [e for e in rig.seen("NewData") if e["subject"] == name])
+    seen = until(lambda: [e for e in rig.seen("NewData") if e["subject"] == name])
     assert (seen[0]["source"], seen[0]["data"]["uri"], seen[0]["data"]["bytes"]) == ("lake", lake.uri(name), 3)
     lake.put(name, b"1,2,3")
-    eventually(lambda: len([e for e in rig.seen("NewData") if e["subject"] == name]) == 2)
+    until(lambda: len([e for e in rig.seen("NewData") if e["subject"] == name]) == 2)
     assert not [e for e in rig.seen("NewData") if e["subject"].endswith(".tmp")]
 
 
@@ -37,10 +37,10 @@ def test_f5_f6_an_event_published_twice_is_one(rig: Rig) -> None:
     event = ek.Event(id=f"custom-{uuid.uuid4().hex[:8]}", type="Custom", source="me", subject="s", data={"n": 1})
     for _ in range(3):
         rig.runtime.publish(event)
-    eventually(lambda: [e for e in rig.seen("Custom") if e["id"] == event.id])
+    until(lambda: [e for e in rig.seen("Custom") if e["id"] == event.id])
     witness = rig.runtime.function("witness")
     # A provider's log may be some seconds late.
-    done = eventually(lambda: [d for d in witness.deliveries("done") if d["event"]["id"] == event.id])
+    done = until(lambda: [d for d in witness.deliveries("done") if d["event"]["id"] == event.id])
     assert [d["id"] for d in witness.deliveries() if d["event"]["id"] == event.id] == [done[0]["id"]]
     assert done[0]["attempts"] == 1, "and it was handled once"
 
@@ -50,13 +50,13 @@ def test_f7_f8_f9_a_dead_letter_is_kept_and_replayed(rig: Rig) -> None:
     lake.delete("mended")
     event = ek.Event(id=f"broken-{uuid.uuid4().hex[:8]}", type="Broken", source="me", subject="the axle")
     rig.runtime.publish(event)
-    dead = eventually(lambda: [d for d in broken.deliveries("dead") if d["event"]["id"] == event.id])[0]
+    dead = until(lambda: [d for d in broken.deliveries("dead") if d["event"]["id"] == event.id])[0]
     assert dead["attempts"] == 2
     assert "not mended, says the axle" in dead["error"]
     assert any("not mended, says the axle" in line for line in broken.logs())
     lake.put("mended", b"yes")
     broken.replay(dead["id"])
-    eventually(lambda: [d for d in broken.deliveries("done") if d["id"] == dead["id"]])
+    until(lambda: [d for d in broken.deliveries("done") if d["id"] == dead["id"]])
     broken.replay(dead["id"])
     with pytest.raises(ek.NotFound):
         broken.replay("no-such-delivery")
@@ -69,4 +69,4 @@ def test_f12_a_crash_of_the_host_loses_no_event(rig: Rig) -> None:
     for id in ids:
         rig.runtime.publish(ek.Event(id=id, type="Custom", source="me"))
     rig.crash()
-    eventually(lambda: set(ids) <= {e["id"] for e in rig.seen("Custom")})
+    until(lambda: set(ids) <= {e["id"] for e in rig.seen("Custom")})

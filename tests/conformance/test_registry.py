@@ -9,7 +9,7 @@ import pytest
 
 from ekiben.errors import NotFound, SpecError
 from ekiben.records import ModelVersion, now
-from tests.rigs.stack import eventually
+from tests.waiting import until
 
 from .conftest import Rig
 
@@ -64,7 +64,7 @@ def test_r5_r8_r9_r12_decisions_are_audited_and_published(rig: Rig, model: str) 
     assert [(line.seq, line.before, line.after) for line in lines][-1][1:] == ("pending", "approved")
     assert (lines[-1].who, lines[-1].why) == ("Zoë", "gut: 駅弁")
     assert len([line for line in lines if line.after == "approved"]) == 1
-    seen = eventually(lambda: [e for e in rig.seen("ModelDecided") if e["subject"] == f"{model}:1"])
+    seen = until(lambda: [e for e in rig.seen("ModelDecided") if e["subject"] == f"{model}:1"])
     assert len(seen) == 1
     assert seen[0]["data"]["state"] == "approved"
     registry.decide(f"{model}:1", "rejected", who="me", why="changed my mind")

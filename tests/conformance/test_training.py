@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ekiben as ek
-from tests.rigs.stack import eventually
+from tests.waiting import until
 
 from .conftest import Rig
 
@@ -23,7 +23,7 @@ def test_t1_t3_t4_t14_t17_a_run_from_submission_to_model(rig: Rig) -> None:
     training = rig.runtime.training("tiny")
     id = f"run-{uuid.uuid4().hex[:8]}"
     assert training.submit(ek.Job(id=id, params={"scale": 2.0})).state in ("pending", "running")
-    run = eventually(lambda: r if (r := training.run(id)).ended else None)
+    run = until(lambda: r if (r := training.run(id)).ended else None)
     assert run.state == "succeeded", run.reason
     assert run.metrics["slope"] == pytest.approx(6.0)
     assert run.metrics["points"] == 3
@@ -38,7 +38,7 @@ def test_t1_t3_t4_t14_t17_a_run_from_submission_to_model(rig: Rig) -> None:
     assert {"commit", "dirty"} <= set(run.lineage["code"])
     assert {"python", "os", "cpu", "packages"} <= set(run.lineage["environment"])
     assert run.lineage["seeds"] == {"none": 0}
-    ended = eventually(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == id])
+    ended = until(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == id])
     assert (ended[0]["source"], ended[0]["data"]["state"]) == ("tiny", "succeeded")
 
 
@@ -47,7 +47,7 @@ def test_t2_submitting_an_id_again_is_the_same_run(rig: Rig) -> None:
     job = ek.Job(id=f"run-{uuid.uuid4().hex[:8]}")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: rig.connect().training("tiny").submit(job), range(8)))
-    run = eventually(lambda: r if (r := training.run(job.id)).ended else None)
+    run = until(lambda: r if (r := training.run(job.id)).ended else None)
     assert training.submit(job) == run
     assert [r.id for r in training.runs()].count(job.id) == 1
 
@@ -82,7 +82,7 @@ def test_t8_cancel_stops_everything(rig: Rig) -> None:
     training = rig.runtime.training("tiny")
     mark = uuid.uuid4().hex
     run = training.submit(ek.Job(id=f"run-{mark[:8]}", params={"fork": mark, "steps": 1000, "step_s": 0.1}))
-    eventually(lambda: training.run(run.id).metrics.get("loss"))
+    until(lambda: training.run(run.id).metrics.get("loss"))
     assert training.cancel(run.id).state == "cancelled"
     assert training.cancel(run.id).state == "cancelled"
     if rig.hosted:
@@ -141,11 +141,11 @@ def test_t18_a_run_outlives_its_host(rig: Rig) -> None:
         pytest.skip("the provider's own host")
     training = rig.runtime.training("tiny")
     run = training.submit(ek.Job(id=f"run-{uuid.uuid4().hex[:8]}", params={"steps": 20, "step_s": 0.1}))
-    eventually(lambda: training.run(run.id).state == "running")
+    until(lambda: training.run(run.id).state == "running")
     rig.crash()
-    ended = eventually(lambda: r if (r := training.run(run.id)).ended else None)
+    ended = until(lambda: r if (r := training.run(run.id)).ended else None)
     assert ended.state == "succeeded", ended.reason
-    assert len(eventually(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == run.id])) == 1
+    assert len(until(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == run.id])) == 1
 
 
 def test_t9_t19_a_spot_run_goes_on_where_it_was_interrupted(rig: Rig) -> None:
@@ -153,9 +153,9 @@ def test_t9_t19_a_spot_run_goes_on_where_it_was_interrupted(rig: Rig) -> None:
         pytest.skip("declared as lacking")
     training = rig.runtime.training("fleeting")
     run = training.submit(ek.Job(id=f"run-{uuid.uuid4().hex[:8]}", params={"first_steps": 1000, "step_s": 0.1}))
-    eventually(lambda: training.run(run.id).metrics.get("loss"))
+    until(lambda: training.run(run.id).metrics.get("loss"))
     rig.take_away(run)
-    ended = eventually(lambda: r if (r := training.run(run.id)).ended else None)
+    ended = until(lambda: r if (r := training.run(run.id)).ended else None)
     assert (ended.state, ended.attempts) == ("succeeded", 2), ended.reason
     (one,) = ended.interruptions
     assert one.reason
@@ -164,7 +164,7 @@ def test_t9_t19_a_spot_run_goes_on_where_it_was_interrupted(rig: Rig) -> None:
     lake = rig.runtime.storage("lake")
     assert lake.get(f"runs/fleeting/{run.id}/checkpoints/attempts.txt") == b"attempt\nattempt\n"
     assert lake.get(f"runs/fleeting/{run.id}/checkpoints/terminated.txt") == b"yes", "SIGTERM came first"
-    assert len(eventually(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == run.id])) == 1
+    assert len(until(lambda: [e for e in rig.seen("TrainingEnded") if e["subject"] == run.id])) == 1
 
 
 def support(rig: Rig) -> ek.Support:

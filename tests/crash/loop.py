@@ -20,12 +20,12 @@ from tests.crash import invariants
 from tests.crash.plan import PHASES, Point
 from tests.crash.traffic import ENDPOINT, Traffic
 from tests.crash.victims import Killer
+from tests.waiting import PATIENCE_S
 
 __all__ = ["Loop"]
 
 PROJECT = Path(__file__).parent / "project"
 STACK = "crash"
-PATIENCE_S = 90.0
 TRIES = 3
 TICK_S = 0.05
 SAID = 8
@@ -295,7 +295,7 @@ class Loop:
 
     def _settled(self, look: Callable[[], list[str]]) -> None:
         """What is still wrong after a while: a process that was killed takes a moment to be gone."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE_S
         while (found := look()) and time.monotonic() < deadline:
             time.sleep(0.5)
         self._wrong(found)

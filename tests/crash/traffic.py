@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ekiben.errors import AccessDenied, Unavailable
 from ekiben.station.client import Client
+from tests.waiting import PATIENCE_S
 
 __all__ = ["Answer", "Traffic"]
 
 ENDPOINT = "line-api"
 PAUSE_S = 0.1
-PATIENCE_S = 60.0
 # What a caller may be told while something is down: try again.
 TRY_AGAIN = (502, 503)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ekiben as ek
 from ekiben import packing
 from ekiben.packing.image import BUILDSPEC
+from tests.waiting import until
 
 # A server of the standard library alone. What it is asked shows in its log; who it is, in its answer.
 SMALL = {
@@ -70,17 +70,6 @@ ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forev
 BENTO = Path(__file__).parents[1] / "rigs" / "project" / "bentos" / "tiny"
 BUCKET, PROJECT, REPOSITORY = "predictions", "images", "tiny"
 ACCOUNT = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-PATIENCE_S = 120.0
-
-
-def until(true: Callable[[], Any], what: str = "") -> Any:
-    """The first true value of `true()`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"it never came true: {what}")
 
 
 def role(aws: Any, name: str, service: str) -> str:

@@ -14,9 +14,10 @@ from pulumi.runtime.proto import provider_pb2 as proto
 from ekiben.emulators.aws.metric_math import Query, calculated, query
 from ekiben.emulators.aws.plugin.__main__ import Plugin
 from ekiben.emulators.plugins.wire import struct
+from tests.waiting import until
 
 from .conftest import Aws
-from .test_functions import call as invoke, make, until
+from .test_functions import call as invoke, make
 from .test_kinds import Context, Resource
 
 ACCOUNT, REGION = "123456789012", "us-east-1"

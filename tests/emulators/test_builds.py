@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from ekiben.emulators.aws import dockerfile
 from ekiben.testing import EmulatedAws as Aws
+from tests.waiting import until
 
 from . import images
 
@@ -138,7 +139,7 @@ def test_a_build_is_stopped(builds: Aws, tmp_path: Path) -> None:
         except ClientError:  # the stream comes with its first line
             return False
 
-    images.until(begun, "the build begins")
+    until(begun, "the build begins")
     builds.codebuild.stop_build(id=id)
     assert images.over(builds, id)["buildStatus"] == "STOPPED"
     assert builds.codebuild.stop_build(id=id)["build"]["buildStatus"] == "STOPPED"

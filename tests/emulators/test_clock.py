@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ekiben.emulators.aws.clock import next_time
+from tests.waiting import until
 
 from .conftest import Aws
-from .test_functions import ROLE, make, until
+from .test_functions import ROLE, make
 
 NOW = datetime(2026, 3, 28, 12, 0, 30, tzinfo=UTC)  # a Saturday
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.waiting import until
+
 from . import images
 from .conftest import Aws
 
@@ -41,7 +43,7 @@ def settled(aws: Aws, arn: str) -> dict[str, Any]:
         newest = aws.ecs.list_service_deployments(service=arn)["serviceDeployments"][0]
         return newest if "PROGRESS" not in newest["status"] else None
 
-    return dict(images.until(found, "the deployment ends"))
+    return dict(until(found, "the deployment ends"))
 
 
 def ask(url: str, asked: Any = None) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def test_a_service_from_its_creation_to_its_end(builds: Aws, service: dict[str, 
         caller.start()
     ecs.update_express_gateway_service(serviceArn=arn, primaryContainer=container(small, "two"))
     assert settled(builds, arn)["status"] == "SUCCESSFUL"
-    images.until(lambda: names[-1] == "two", "the new tasks answer")
+    until(lambda: names[-1] == "two", "the new tasks answer")
     over.set()
     for caller in callers:
         caller.join()
@@ -87,7 +89,7 @@ def test_a_service_from_its_creation_to_its_end(builds: Aws, service: dict[str, 
     assert any("asked /predict?a=1" in line["message"] for line in lines)
     pid = ask(url)["pid"]
     ecs.delete_express_gateway_service(serviceArn=arn)
-    images.until(
+    until(
         lambda: ecs.describe_express_gateway_service(serviceArn=arn)["service"]["status"]["statusCode"] == "INACTIVE",
         "it ends",
     )
@@ -107,7 +109,7 @@ def test_a_deployment_that_does_not_start_is_rolled_back(builds: Aws, service: d
     def lost() -> list[str]:
         return list(ecs.list_tasks(cluster="small", serviceName="kept", desiredStatus="STOPPED")["taskArns"])
 
-    images.until(lost, "a task ends")
+    until(lost, "a task ends")
     assert ecs.describe_tasks(cluster="small", tasks=lost()[:1])["tasks"][0]["stopCode"] == "EssentialContainerExited"
     newest = ecs.list_service_deployments(service=arn)["serviceDeployments"][0]
     assert newest["targetServiceRevisionArn"] == made["targetConfiguration"]["serviceRevisionArn"]

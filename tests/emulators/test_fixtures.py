@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from ekiben.testing import EmulatedAws
+from tests.waiting import until
 
-from .test_functions import call, make, until
+from .test_functions import call, make
 from .test_training import prepared, submit
 
 LIGHT = """

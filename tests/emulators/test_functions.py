@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.waiting import until
+
 from .conftest import Aws
 
 ROLE = "arn:aws:iam::123456789012:role/runner"
-WAIT_S = 60.0
 
 
 def code(text: str, **more: str) -> bytes:
@@ -48,14 +47,6 @@ def call(aws: Aws, name: str, event: Any = None, **more: Any) -> Any:
 
 def value(answer: Any) -> Any:
     return json.loads(answer["Payload"].read() or b"null")
-
-
-def until(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def test_a_function_runs_its_own_code_with_its_own_environment(aws: Aws) -> None:

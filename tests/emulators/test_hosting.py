@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ekiben.testing import EmulatedAws as Aws
+from tests.waiting import until
 
 from . import images
 
@@ -54,7 +55,7 @@ class Sage:
             told = self.client.describe_endpoint(EndpointName=name)
             return told if told["EndpointStatus"] in FINAL else None
 
-        return dict(images.until(found, f"{name} settles"))
+        return dict(until(found, f"{name} settles"))
 
     def ask(self, name: str, asked: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         body = json.dumps(asked or {}).encode()
@@ -127,7 +128,7 @@ def test_what_the_model_refuses_and_what_is_not_there(sage: Sage, endpoint: str)
 def test_an_instance_that_is_killed_is_replaced(sage: Sage, endpoint: str) -> None:
     before = sage.ask(endpoint, TargetVariant="a")["pid"]
     os.kill(before, signal.SIGKILL)
-    images.until(lambda: not Path(f"/proc/{before}").exists(), "it is gone")
+    until(lambda: not Path(f"/proc/{before}").exists(), "it is gone")
     assert sage.ask(endpoint, TargetVariant="a")["pid"] != before
     with pytest.raises(ClientError, match="ModelError"):
         sage.ask(endpoint, {"die": True}, TargetVariant="a")
@@ -166,7 +167,7 @@ def test_a_change_loses_no_request_and_one_that_fails_changes_nothing(sage: Sage
         caller.join()
     assert sage.ask("live")["name"] == "second"
     assert {"first"} <= set(names) <= {"first", "second"}
-    images.until(lambda: not Path(f"/proc/{old}").exists(), "what was before is gone")
+    until(lambda: not Path(f"/proc/{old}").exists(), "what was before is gone")
     lines = aws.logs.filter_log_events(logGroupName="/aws/sagemaker/Endpoints/live")["events"]
     assert any(line["logStreamName"].startswith("broken/") and "I do not start" in line["message"] for line in lines)
 
@@ -218,7 +219,7 @@ def test_a_shadow_gets_a_copy_and_its_answer_nobody(sage: Sage, aws: Aws) -> Non
         events = aws.logs.filter_log_events(logGroupName="/aws/sagemaker/Endpoints/shadowed")["events"]
         return any(one["logStreamName"].startswith("b/") and "4711" in one["message"] for one in events)
 
-    images.until(seen, "the shadow has it")
+    until(seen, "the shadow has it")
 
 
 def test_a_serverless_one_takes_so_many_requests_at_once(sage: Sage) -> None:
@@ -227,7 +228,7 @@ def test_a_serverless_one_takes_so_many_requests_at_once(sage: Sage) -> None:
     assert variant["CurrentServerlessConfig"]["MaxConcurrency"] == 1
     pid = sage.ask("thin")["pid"]
     os.kill(pid, signal.SIGKILL)
-    images.until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")
+    until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")
     assert sage.ask("thin")["pid"] != pid, "it starts on demand"
 
     def long() -> None:
@@ -244,7 +245,7 @@ def test_a_serverless_one_takes_so_many_requests_at_once(sage: Sage) -> None:
             return error.response["Error"]["Code"] == "ThrottlingException"
         return False
 
-    images.until(refused, "a second one is too many")
+    until(refused, "a second one is too many")
     sage.client.delete_endpoint(EndpointName="thin")
     slow.join()
 

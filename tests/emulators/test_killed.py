@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from ekiben.emulators.aws import ensure, stop
+from tests.waiting import until
 
 from . import images
 from .conftest import Aws
-from .test_functions import call, make, until, value
+from .test_functions import call, make, value
 from .test_training import lines, submit
 from .test_warden import lives
 

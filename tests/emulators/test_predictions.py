@@ -8,6 +8,7 @@ import pytest
 
 import ekiben as ek
 from ekiben.aws import endpoint as lambdas, express, serverless, variants
+from tests.waiting import until
 
 from . import images
 from .conftest import Aws
@@ -167,6 +168,4 @@ def test_ecs_express_moves_all_traffic_from_one_to_the_next(
     waits = aws.elbv2.describe_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"])["Attributes"]
     assert {one["Key"]: one["Value"] for one in waits}["idle_timeout.timeout_seconds"] == "95"
     aws.ecs.delete_express_gateway_service(serviceArn=f"{cluster.replace(':cluster/', ':service/')}/wide-api")
-    images.until(
-        lambda: not aws.elbv2.describe_load_balancers()["LoadBalancers"], "the balancer goes with the last service"
-    )
+    until(lambda: not aws.elbv2.describe_load_balancers()["LoadBalancers"], "the balancer goes with the last service")

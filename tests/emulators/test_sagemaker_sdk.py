@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ekiben.aws.training import Training
 from ekiben.aws.variants import Endpoint
 from ekiben.testing import EmulatedAws as Aws
 from tests import sdk
+from tests.waiting import until
 
 from . import images
 
@@ -55,10 +55,7 @@ def trained(aws: Aws) -> tuple[ek.Run, str]:
         library_sha256=library.sha256, input_uris={"points": f"s3://{LAKE}/points/"},
     )  # fmt: skip
     training.submit(ek.Job(id="run-1"))
-    deadline = time.monotonic() + 120
-    while not (run := training.run("run-1")).ended:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    run = until(lambda: run if (run := training.run("run-1")).ended else None, "the run ends")
     (job,) = [
         one["TrainingJobName"] for one in aws.sagemaker.list_training_jobs(NameContains="run-1")["TrainingJobSummaries"]
     ]

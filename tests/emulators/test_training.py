@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import time
 import uuid
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.waiting import until
+
 from .conftest import Aws
 
-WAIT_S = 90.0
 TRAIN = """
 import json, os, pathlib, sys
 base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
@@ -73,14 +73,13 @@ def submit(aws: Aws, bucket: str, code: str = "", **over: Any) -> str:
 
 
 def ended(aws: Aws, name: str) -> dict[str, Any]:
-    deadline = time.monotonic() + WAIT_S
-    while (job := aws.sagemaker.describe_training_job(TrainingJobName=name))["TrainingJobStatus"] in (
-        "InProgress",
-        "Stopping",
-    ):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.1)
-    return dict(job)
+    def look() -> dict[str, Any] | None:
+        job = aws.sagemaker.describe_training_job(TrainingJobName=name)
+        return None if job["TrainingJobStatus"] in ("InProgress", "Stopping") else dict(job)
+
+    found = until(look, f"the job {name} ends")
+    assert found is not None
+    return found
 
 
 def lines(aws: Aws, name: str) -> list[str]:
@@ -126,12 +125,11 @@ def test_a_job_is_stopped_with_all_that_it_started(aws: Aws, bucket: str) -> Non
         "while :; do sleep 0.1; done"
     )
     name = submit(aws, bucket, code)
-    deadline = time.monotonic() + WAIT_S
-    while aws.sagemaker.describe_training_job(TrainingJobName=name)["SecondaryStatus"] != "Training" or not lines(
-        aws, name
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    described = aws.sagemaker.describe_training_job
+    until(
+        lambda: described(TrainingJobName=name)["SecondaryStatus"] == "Training" and lines(aws, name),
+        "it trains and talks",
+    )
     aws.sagemaker.stop_training_job(TrainingJobName=name)
     job = ended(aws, name)
     assert job["TrainingJobStatus"] == "Stopped"

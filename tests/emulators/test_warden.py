@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from ekiben.emulators.warden import Ward
+from tests.waiting import PATIENCE_S, until
 
 # A child that leaves its family behind: a daemon in a session of its own.
 DAEMON = "setsid sh -c 'echo $$ >daemon; exec sleep 300' & echo ready >told; "
-
-
-def until(look: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def pid_in(path: Path) -> int:
@@ -40,14 +32,14 @@ def ward(tmp_path: Path, script: str) -> Ward:
 
 
 def test_it_says_how_the_command_ended(tmp_path: Path) -> None:
-    assert ward(tmp_path, "echo out; echo err >&2; exit 7").wait(60) == 7
+    assert ward(tmp_path, "echo out; echo err >&2; exit 7").wait(PATIENCE_S) == 7
     assert (tmp_path / "out").read_text() == "out\nerr\n"
-    assert ward(tmp_path, "kill -TERM $$").wait(60) == 143
+    assert ward(tmp_path, "kill -TERM $$").wait(PATIENCE_S) == 143
 
 
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     running = ward(tmp_path, DAEMON + "while [ ! -s daemon ]; do sleep 0.05; done")
-    assert running.wait(60) == 0
+    assert running.wait(PATIENCE_S) == 0
     until(lambda: not lives(pid_in(tmp_path / "daemon")))
 
 

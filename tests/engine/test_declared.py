@@ -18,6 +18,7 @@ from ekiben.errors import SpecError
 from ekiben.local import declared
 from ekiben.local.declared import KINDS
 from ekiben.station import launch
+from tests.waiting import PATIENCE_S
 
 UNKNOWN = object()
 BUCKET = {"state_dir": "/s", "name": "lake", "retain": False, "tags": {}}
@@ -160,7 +161,7 @@ def test_a_station_that_could_not_take_its_leave_leaves_nothing(tmp_path: Path) 
         time.sleep(0.01)
     with subprocess.Popen(["sleep", "600"], env={STATION: str(state_dir), "PATH": os.defpath}) as call:
         declared.delete(KINDS["Host"], urn, host)
-        assert call.wait(10) == -signal.SIGKILL
+        assert call.wait(PATIENCE_S) == -signal.SIGKILL
     assert not state_dir.exists()
     made = scratch(state_dir)
     made.rmdir()

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from google.protobuf import empty_pb2, struct_pb2
 from pulumi.runtime.proto import language_pb2 as language, language_pb2_grpc
 
 from ekiben import engine
+from tests.waiting import PATIENCE_S, until
 
 EXECUTOR = """
 import json, os, sys, time
@@ -47,7 +47,7 @@ def host(tmp_path: Path) -> Iterator[Any]:
         stub.process = process
         yield stub
     process.terminate()
-    assert process.wait(20) == 0, "it ends quietly"
+    assert process.wait(PATIENCE_S) == 0, "it ends quietly"
 
 
 def info(root: Path, entry: str = ".", **options: str) -> language.ProgramInfo:
@@ -97,12 +97,9 @@ def test_cancel_ends_a_program(host: Any, tmp_path: Path) -> None:
     ended: list[Any] = []
     thread = threading.Thread(target=lambda: ended.append(run(host, tmp_path, "slow")))
     thread.start()
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "ready").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until((tmp_path / "ready").exists, "the program runs")
     host.Cancel(empty_pb2.Empty())
-    thread.join(30)
+    thread.join(PATIENCE_S)
     assert ended[0].bail is True
     assert signal.SIGTERM.name in ended[0].error
 
@@ -129,10 +126,8 @@ def test_an_engine_that_is_gone_takes_its_host_along(tmp_path: Path) -> None:
     pid = int(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True).stdout
     )
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    told = Path(f"/proc/{pid}/cmdline")
+    until(lambda: not (told.exists() and told.read_bytes()), "the host is gone")
 
 
 def test_it_loads_no_more_of_pulumi_than_its_messages_which_are_those_of_the_whole_sdk() -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from ekiben.engine.progress import Progress
 from ekiben.errors import ProviderError, SpecError, Unavailable, WorkloadError
 from ekiben.station import launch
 from ekiben.station.client import Client
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import CONFIG, Project
 
@@ -46,14 +46,15 @@ def pid(state: Path) -> int:
 
 def ended(process: int) -> None:
     """Wait until the process is gone: nothing of an engine, or of what it stopped, outlives it."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def gone() -> bool:
         try:
             os.kill(process, 0)
         except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"the process {process} still runs")
+            return True
+        return False
+
+    until(gone, f"the process {process} is gone")
 
 
 def test_d1_d2_d3_d5_a_stack_from_preview_to_destroy(project: Project) -> None:
@@ -231,11 +232,8 @@ def started(project: Project) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "ekiben.cli", "up"], cwd=project.root, text=True, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + 120
-    while not (project.root / "ready").exists():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: (project.root / "ready").exists() or process.poll() is not None, "the program hangs")
+    assert process.poll() is None, process.stderr and process.stderr.read()
     return process
 
 
@@ -243,7 +241,7 @@ def test_d15_ctrl_c_ends_the_engine_and_the_next_up_goes_on(project: Project) ->
     project.program(SLOW)
     process = started(project)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Stopping" in stderr
     assert "Traceback" not in stderr
@@ -261,7 +259,7 @@ def test_an_engine_that_was_killed_does_not_block_the_next_one(project: Project)
     with pytest.raises(Unavailable, match="another engine is at work"):
         stacks.up(project.root, "dev", progress=quiet())
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     ended(int((project.root / "ready").read_text()))
     project.program('lake = cloud.Storage("lake")\nek.export(lake)')

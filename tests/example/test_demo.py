@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.example.conftest import ROOT
+from tests.waiting import PATIENCE_S
 
 PROJECT = ("Pulumi.yaml", "Pulumi.local.yaml", "infra", "functions", "training_jobs", "bentos")
 
@@ -63,7 +64,7 @@ def test_the_demo_can_be_interrupted_repeated_and_destroyed(demo: Demo) -> None:
             os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the demo and the command that it shows
             break
     seen.append(process.stdout.read())
-    assert process.wait(timeout=60) == 130, "".join(seen)
+    assert process.wait(PATIENCE_S) == 130, "".join(seen)
     assert "`make demo` goes on from here; `make clean-demo` removes it all." in seen[-1]
 
     shown = demo.run()

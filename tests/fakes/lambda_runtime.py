@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.waiting import PATIENCE_S
+
 VERSION = "/2018-06-01/runtime"
 MAX_ANSWER_BYTES = 6 * 1024 * 1024 + 100
-PATIENCE_S = 60.0
 
 
 @dataclass

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ekiben as ek
-from tests.rigs.stack import Stack, eventually
+from tests.rigs.stack import Stack
+from tests.waiting import until
 
 
 def make(base: type) -> Any:
@@ -39,7 +40,7 @@ def make(base: type) -> Any:
 
         def rest(self, endpoint: str) -> None:
             found = self.runtime.endpoint(endpoint)
-            eventually(lambda: all(revision.instances == 0 for revision in found.revisions()))
+            until(lambda: all(revision.instances == 0 for revision in found.revisions()))
 
         def take_away(self, run: ek.Run) -> None:
             mark = f"EKIBEN_SPEC_URI={(self.state_dir / 'runs' / run.id / 'run.json').as_uri()}".encode()

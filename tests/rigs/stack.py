@@ -8,29 +8,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import ekiben as ek
 
-__all__ = ["STACK", "Stack", "eventually"]
+__all__ = ["STACK", "Stack"]
 
 PROJECT = Path(__file__).parent / "project"
 STACK = "rig"
 THEIRS = ("EKIBEN_", "PULUMI_")
-PATIENCE_S = 900.0 if os.environ.get("EKIBEN_LIVE") else 60.0
 T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """What `look` returns once it is true; fails with what it returned last."""
-    end = time.monotonic() + patience_s
-    while not (found := look()):
-        assert time.monotonic() < end, f"still {found!r} after {patience_s:g} s"
-        time.sleep(0.05)
-    return found
 
 
 class Stack:

@@ -11,26 +11,15 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ekiben.serving
+from tests.waiting import PATIENCE_S, until
 
 PARENT = Path(ekiben.serving.__file__).with_name("parent.py")
-PATIENCE_S = 60.0
-
-
-def until(true: Any, what: str = "") -> Any:
-    """The first true value of `true()`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"it never came true: {what}")
 
 
 def folder(root: Path, service: str, name: str = "Probe", files: Mapping[str, str] | None = None) -> Path:
@@ -60,7 +49,7 @@ def asked_of(
     port: int, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """What the server on `port` answers, on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request(method, path, body, dict(headers or {}))
         answer = connection.getresponse()
@@ -91,7 +80,7 @@ class Served:
         return self.send("POST", path, json.dumps(body), given)
 
     def connect(self) -> socket.socket:
-        connected = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connected = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         self.sockets.append(connected)
         return connected
 
@@ -135,7 +124,7 @@ def served(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

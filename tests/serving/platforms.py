@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .conftest import Answer, asked_of, until
+from tests.waiting import PATIENCE_S, until
+
+from .conftest import Answer, asked_of
 
 EKIBEN = Path(sys.executable).with_name("ekiben")
 SERVICE = """
@@ -95,7 +97,7 @@ class Container:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -116,7 +118,7 @@ def container(
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -156,7 +158,7 @@ class Load:
         while True:
             try:
                 if connection is None:
-                    connection = http.client.HTTPConnection("127.0.0.1", self._running.port, timeout=30)
+                    connection = http.client.HTTPConnection("127.0.0.1", self._running.port, timeout=PATIENCE_S)
                     connection.connect()
             except OSError:
                 return
@@ -176,4 +178,4 @@ class Load:
 
     def join(self) -> None:
         for each in self._threads:
-            each.join(60)
+            each.join(PATIENCE_S)

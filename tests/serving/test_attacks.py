@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
+
 from .asked import MULTIPART, form, part
-from .conftest import Served, folder, served, until
+from .conftest import Served, folder, served
 from .test_edge import answers, post, progress, read_all
 
 SERVICE = """

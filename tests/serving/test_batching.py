@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.waiting import PATIENCE_S, until
+
 from .asked import MULTIPART, form, part
-from .conftest import Answer, Served, folder, served, until
+from .conftest import Answer, Served, folder, served
 
 SERVICE = Path(__file__).with_name("shapes") / "batches.py"
 # Sent one after the other: rows in and out of all kinds, none, more than one call takes, and wrong ones.
@@ -271,7 +273,7 @@ def test_sigterm_is_waited_for_by_what_is_queued(worker: Served, tmp_path: Path,
     worker.process.send_signal(signal.SIGTERM)
     until(lambda: refused(worker), "it takes no more")
     assert [each.json for each in gathered.answers(sent)] == [[2 * number] for number in range(12)]
-    assert worker.process.wait(30) == 0
+    assert worker.process.wait(PATIENCE_S) == 0
 
 
 def refused(worker: Served) -> bool:

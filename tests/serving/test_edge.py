@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import Served, folder, served, until
+from tests.waiting import PATIENCE_S, until
+
+from .conftest import Served, folder, served
 
 SERVICE = """
 import asyncio, os, time
@@ -290,7 +292,7 @@ def test_at_the_end_what_has_begun_is_answered_and_nothing_is_lost(bento: Path, 
 
         def hammer() -> None:
             while True:
-                connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=30)
+                connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=PATIENCE_S)
                 try:
                     connection.connect()
                 except ConnectionRefusedError:
@@ -317,7 +319,7 @@ def test_at_the_end_what_has_begun_is_answered_and_nothing_is_lost(bento: Path, 
         assert worker.process.poll() is None
         go.touch()
         Path(f"{go}2").touch()
-        assert worker.process.wait(30) == 0
+        assert worker.process.wait(PATIENCE_S) == 0
         async_one.join()
         blocking.join()
     assert lost == []
@@ -334,7 +336,7 @@ def test_a_call_that_is_always_short_needs_no_thread_and_one_that_hangs_ends_the
         until(lambda: worker.post("/quick", {}).json == 1, "it is called on the main thread")
         with pytest.raises((ConnectionError, http.client.HTTPException)):
             worker.post("/quick", {"hang": True})
-        assert worker.process.wait(30) == 70
+        assert worker.process.wait(PATIENCE_S) == 70
         assert "has not returned" in worker.log.read_text()
 
 

@@ -19,8 +19,9 @@ import pytest
 
 from ekiben.packing.archive import files, write
 from tests.fakes.lambda_runtime import Posted, Server, runtime_api
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import folder, until
+from .conftest import folder
 from .platforms import SERVICE, container, free_port, sealed, why_not_sealed
 
 MORE = (
@@ -103,7 +104,7 @@ def test_invocations_are_answered(tmp_path: Path, api: Server) -> None:
         trace = api.invoke(http("/asked", '{"name": "x-amzn-trace-id"}')).json
         assert trace["body"].startswith("Root=1-5759e988")
         invocation = api.send(http("/predict", ROW))
-        assert invocation.posted.get(timeout=30).json["headers"]["x-request-id"] == invocation.id
+        assert invocation.posted.get(timeout=PATIENCE_S).json["headers"]["x-request-id"] == invocation.id
         binary = api.invoke(http("/predict", ROW, headers={"accept": "application/x-npy"})).json
         assert binary["isBase64Encoded"] is True
         assert np.load(io.BytesIO(base64.b64decode(binary["body"]))).tolist() == [2, 4]
@@ -130,19 +131,19 @@ def test_the_first_invocation_is_asked_for_when_it_can_be_answered(tmp_path: Pat
         until(lambda: list(tmp_path.glob("ekiben-serve-*/1/tmp")), "the worker begins")
         assert not api.asked.is_set()
         held.unlink()
-        assert api.asked.wait(30)
+        assert api.asked.wait(PATIENCE_S)
         assert api.invoke(http("/predict", ROW)).json["body"] == "[2,4]"
 
 
 def test_a_service_that_does_not_start_is_an_error_of_the_init(tmp_path: Path, api: Server) -> None:
     bento = folder(tmp_path / "bento", MORE + "\nraise RuntimeError('no licence')\n")
     with container(tmp_path, env=on_lambda(api, bento)) as running:
-        posted = api.init_errors.get(timeout=30)
+        posted = api.init_errors.get(timeout=PATIENCE_S)
         assert (posted.json["errorType"], posted.headers["lambda-runtime-function-error-type"]) == (
             "Ekiben.ServiceFailed", "Ekiben.ServiceFailed",
         )  # fmt: skip
         assert "ended with 1" in posted.json["errorMessage"]
-        assert running.process.wait(30) == 1
+        assert running.process.wait(PATIENCE_S) == 1
         assert "no licence" in running.said()
     assert not api.asked.is_set()
 
@@ -165,15 +166,15 @@ def test_what_takes_too_long_or_is_too_large_is_said_before_lambda_ends_it_all(t
 def test_a_sigterm_ends_it_at_once_or_after_the_answer(tmp_path: Path, api: Server) -> None:
     bento = folder(tmp_path / "bento", MORE)
     with container(tmp_path, env=on_lambda(api, bento)) as running:
-        assert api.asked.wait(30)
+        assert api.asked.wait(PATIENCE_S)
         invocation = api.send(http("/slow", '{"seconds": 1}'))
-        assert api.taken.wait(30)
+        assert api.taken.wait(PATIENCE_S)
         running.process.send_signal(signal.SIGTERM)
-        assert invocation.posted.get(timeout=30).json["body"] == "1.0"
-        assert running.process.wait(30) == 0
+        assert invocation.posted.get(timeout=PATIENCE_S).json["body"] == "1.0"
+        assert running.process.wait(PATIENCE_S) == 0
     api.asked.clear()
     with container(tmp_path, env=on_lambda(api, bento)) as running:
-        assert api.asked.wait(30)
+        assert api.asked.wait(PATIENCE_S)
         assert running.stop() == 0
     assert not list(tmp_path.glob("ekiben-serve-*"))
 
@@ -182,9 +183,9 @@ def test_when_lambda_is_gone_it_ends(tmp_path: Path) -> None:
     with runtime_api() as api:
         bento = folder(tmp_path / "bento", MORE)
         with container(tmp_path, env=on_lambda(api, bento)) as running:
-            assert api.asked.wait(30)
+            assert api.asked.wait(PATIENCE_S)
             api.waiting.put(None)
-            assert running.process.wait(30) == 1
+            assert running.process.wait(PATIENCE_S) == 1
 
 
 @pytest.mark.skipif(bool(why_not_sealed()), reason=why_not_sealed() or "it can")

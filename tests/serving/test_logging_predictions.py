@@ -21,8 +21,9 @@ from ekiben.predictions import recent
 from ekiben.records import LoggedPrediction
 from ekiben.storage import open_storage
 from tests.station.small_disk import small_disk
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import folder, served, until
+from .conftest import folder, served
 from .test_serve import serve
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -69,7 +70,7 @@ def options(tmp_path: Path, lake: Path, *more: str) -> tuple[str, ...]:
 
 
 def ask(where: str, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=PATIENCE_S)
     try:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("POST", path, data, {"content-type": "application/json", **headers})
@@ -90,7 +91,7 @@ def waiting(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def counted(where: str) -> dict[str, float]:
-    connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=PATIENCE_S)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
@@ -201,7 +202,7 @@ def test_a_storage_that_is_away_fails_nothing_and_holds_up_the_end_no_longer_tha
         away.rmdir()
         assert ask(where, "/double", {"x": 1})[0] == 200
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert "1 files of predictions wait in" in said
     assert len(waiting(tmp_path)) == 1
@@ -217,7 +218,7 @@ def test_a_slow_storage_is_not_waited_for_at_the_end(bento: Path, tmp_path: Path
 
             fcntl.flock(held, fcntl.LOCK_EX)  # another process is at it, and does not come to an end
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert len(waiting(tmp_path)) == 1
 

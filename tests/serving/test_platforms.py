@@ -13,8 +13,9 @@ import pytest
 from ekiben.packing.archive import files, write
 from tests.fakes.gcs import Gcs
 from tests.fakes.http import Blob, serving
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import folder, until
+from .conftest import folder
 from .platforms import SERVICE, Load, container, free_port, sealed, why_not_sealed
 
 JSON = {"content-type": "application/json"}
@@ -122,10 +123,10 @@ def test_while_it_drains_it_is_not_ready(tmp_path: Path, bento: Path) -> None:
 
     with container(tmp_path, env=on({}, bento)) as running:
         running.ready("/ping")
-        kept = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        kept = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE_S)
         kept.request("GET", "/ping")
         assert kept.getresponse().read() == b"\n"
-        slow = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        slow = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE_S)
         slow.request("POST", "/slow", SLOW, JSON)
         until(lambda: 'request_in_progress{' in (text := running.send("GET", "/metrics").body.decode())
               and any(line.endswith(" 2") for line in text.splitlines() if "in_progress{" in line), "it is called")  # fmt: skip
@@ -135,7 +136,7 @@ def test_while_it_drains_it_is_not_ready(tmp_path: Path, bento: Path) -> None:
         answer = slow.getresponse()
         assert (answer.status, answer.read()) == (200, b"0.5")
         assert statuses <= {200, 503}
-        assert running.process.wait(30) == 0
+        assert running.process.wait(PATIENCE_S) == 0
 
 
 def test_the_port_of_sagemaker_goes_before_the_image_s(tmp_path: Path, bento: Path) -> None:
@@ -183,7 +184,7 @@ def test_what_has_not_its_digest_is_not_loaded(tmp_path: Path, bento: Path) -> N
         tar = tmp_path / name
         tar.write_bytes(packed.path.read_bytes())
         with container(tmp_path, env={**on({}, tar.as_uri()), **env}) as running:
-            assert running.process.wait(30) == status
+            assert running.process.wait(PATIENCE_S) == status
         assert not loaded.exists()
     with container(tmp_path, env={**on({}, (tmp_path / "any.tar").as_uri()), "EKIBEN_DIGEST": right}) as running:
         running.ready()
@@ -215,7 +216,7 @@ def test_a_bento_comes_from_the_platform_s_own_storage(tmp_path: Path, bento: Pa
         assert len(store.seen) == asked  # it is there, and right
         for digest, why in (("0" * 64, packed.sha256), ("1" * 64, "1" * 64)):
             with container(tmp_path, env=on(credentials, f"gs://models/bentos/{digest}.tar")) as running:
-                assert running.process.wait(30) == 5
+                assert running.process.wait(PATIENCE_S) == 5
                 assert why in running.said()
 
 
@@ -225,7 +226,7 @@ def test_a_folder_has_its_digest_too_where_one_is_given(tmp_path: Path, bento: P
         running.ready()
     (bento / "src" / "more.py").touch()
     with container(tmp_path, env={**on({}, bento), "EKIBEN_DIGEST": digest}) as running:
-        assert running.process.wait(30) == 5
+        assert running.process.wait(PATIENCE_S) == 5
     assert "they were changed" in running.said()
 
 
@@ -302,7 +303,7 @@ def test_as_process_1_of_a_container_it_hears_sigterm_and_buries_the_dead(tmp_pa
         assert running.send("POST", "/orphan", b"{}", JSON).json == 1
         until(lambda: children_of(first) == [worker], "the orphan is buried")
         os.kill(first, signal.SIGTERM)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(PATIENCE_S) == 0
 
 
 def children_of(pid: int) -> list[int]:

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from ekiben.packing.archive import files, write
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import PARENT, folder, until
+from .conftest import PARENT, folder
 
 SERVICE = """
 import os
@@ -61,17 +62,17 @@ def serve(*arguments: str, **env: str) -> Iterator[tuple[subprocess.Popen[str], 
         yield process, found[1]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def post(where: str, path: str, body: Any) -> Any:
     """The JSON or text of an answer from http://host:port or unix:path."""
     if where.startswith("unix:"):
-        connection = http.client.HTTPConnection("socket", timeout=30)
+        connection = http.client.HTTPConnection("socket", timeout=PATIENCE_S)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(where.removeprefix("unix:"))
     else:
-        connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=30)
+        connection = http.client.HTTPConnection(where.removeprefix("http://"), timeout=PATIENCE_S)
     try:
         connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
         answer = connection.getresponse()

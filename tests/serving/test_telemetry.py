@@ -12,8 +12,9 @@ import pytest
 
 from ekiben.serving.tracing import of_caller
 from tests.fakes.collector import Collector, collecting
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import Served, folder, served, until
+from .conftest import Served, folder, served
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -280,7 +281,7 @@ def test_a_collector_that_is_down_slow_or_ill_fails_no_request_and_holds_up_no_e
             if name != "down":
                 until(lambda: collector.asked, "the collector is asked")
             worker.process.send_signal(signal.SIGTERM)
-            assert worker.process.wait(20) == 0
+            assert worker.process.wait(PATIENCE_S) == 0
         assert collector.spans == []
         collector.asked.clear()
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from ekiben.packing.archive import Bundle, files, write
 from ekiben.records import ModelVersion
 from ekiben.station import launch
 from ekiben.station.client import Answer, Client
-
-PATIENCE_S = 60.0
+from tests.waiting import until
 
 SERVICE = """
 import asyncio, json, os, sys
@@ -73,16 +71,6 @@ class Probe:
         self.ballast.append(b"x" * (mib << 20))
         return os.getpid()
 """
-
-
-def until(true: Callable[[], Any], what: str = "") -> Any:
-    """The first true value of `true()`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.03)
-    raise AssertionError(f"it never came true: {what}")
 
 
 def bento(folder: Path, *, factor: float = 2.0, service: str = SERVICE, requirements: str = "") -> Bundle:

@@ -6,6 +6,8 @@ import re
 import socket
 from contextlib import suppress
 
+from tests.waiting import PATIENCE_S
+
 from .conftest import Station
 
 BODY = b'{"x": 3}'
@@ -17,7 +19,7 @@ class Raw:
     def __init__(self, host: Station) -> None:
         port = int(host.client.url.rpartition(":")[2])
         self.token = (host.state_dir / "token").read_text()
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
         self.file = self.socket.makefile("rb")
 
     def __enter__(self) -> Raw:

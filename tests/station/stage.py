@@ -6,8 +6,7 @@ import contextlib
 import os
 import signal
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,7 @@ from ekiben.packing import archive
 from ekiben.records import Event, Job, Platform, Run
 from ekiben.station import launch
 from ekiben.station.client import Client
-
-PATIENCE_S = 60.0
-
-
-def until(true: Callable[[], Any], what: str = "") -> Any:
-    """The first true value of `true()`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.03)
-    raise AssertionError(f"it never came true: {what}")
+from tests.waiting import until
 
 
 class Stage:

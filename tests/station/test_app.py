@@ -24,8 +24,9 @@ from ekiben.station import launch, tokens
 from ekiben.station.client import Client
 from ekiben.station.noun import Context
 from ekiben.station.store import Store
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import Station, alive, until
+from .conftest import Station, alive
 
 
 def digest(state_dir: Path) -> str:
@@ -33,7 +34,7 @@ def digest(state_dir: Path) -> str:
 
 
 def raw(station: Station, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", int(station.client.url.rpartition(":")[2]), timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", int(station.client.url.rpartition(":")[2]), timeout=PATIENCE_S)
     connection.request(method, path, body or None, headers)
     answer = connection.getresponse()
     return answer.status, answer.read()
@@ -330,7 +331,7 @@ def test_in_the_foreground_sigterm_and_interrupt_end_it_in_order(tmp_path: Path)
         assert process.stdout is not None
         assert process.stdout.readline().strip() == Client(tmp_path / "state").url
         process.send_signal(number)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
         process.stdout.close()
     assert not launch.running(tmp_path / "state")
 

@@ -15,8 +15,9 @@ import pytest
 from ekiben.errors import IntegrityError, ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.records import ModelVersion
 from ekiben.station import launch
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import SERVICE, Station, alive, bento, sent, to_zero, until, version
+from .conftest import SERVICE, Station, alive, bento, sent, to_zero, version
 
 
 def test_a_worker_that_was_killed_is_replaced(host: Station, doubling: ModelVersion) -> None:
@@ -62,7 +63,9 @@ def test_an_answer_that_breaks_off_is_seen_to_and_counted_when_the_model_is_to_b
     headers = {"Authorization": f"Bearer {(host.state_dir / 'token').read_text()}", "Content-Type": "application/json"}
 
     def begun(**body: int) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=30)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=PATIENCE_S
+        )
         connection.request("POST", "/endpoints/breaks/stream", json.dumps(body), headers)
         return connection.getresponse()
 

@@ -16,8 +16,9 @@ import pytest
 
 from ekiben.errors import NotFound, SpecError, Unavailable
 from ekiben.records import ModelVersion
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import Station, alive, at_once, bento, sent, to_zero, until, version
+from .conftest import Station, alive, at_once, bento, sent, to_zero, version
 
 
 def test_deployed_once_however_often_and_called_by_weight_id_and_tag(
@@ -142,7 +143,7 @@ def test_what_the_service_refuses_comes_back_as_it_says(host: Station, doubling:
 def test_a_body_that_is_too_large_gets_413_whether_announced_or_not(host: Station, doubling: ModelVersion) -> None:
     host.released("small", doubling, max_request_bytes=1000)
     assert host.client.send("POST", "/endpoints/small/predict", b"x" * 5_000_000).status == 413
-    connection = http.client.HTTPConnection("127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=PATIENCE_S)
     token = (host.state_dir / "token").read_text()
     connection.request(
         "POST",
@@ -178,7 +179,9 @@ def test_an_open_endpoint_needs_no_token_and_opens_nothing_else(host: Station, d
     host.released("shut", doubling)
 
     def status(method: str, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=30)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(host.client.url.rpartition(":")[2]), timeout=PATIENCE_S
+        )
         connection.request(method, path, b'{"x": 1}', {"Content-Type": "application/json"})
         return connection.getresponse().status
 

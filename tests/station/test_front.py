@@ -13,8 +13,9 @@ import pytest
 
 from ekiben.records import ModelVersion
 from ekiben.station import front
+from tests.waiting import until
 
-from .conftest import Station, bento, sent, until, version
+from .conftest import Station, bento, sent, version
 from .raw import BODY, Raw
 
 

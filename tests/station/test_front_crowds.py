@@ -15,8 +15,9 @@ import pytest
 
 from ekiben.records import ModelVersion
 from ekiben.station import front
+from tests.waiting import until
 
-from .conftest import Station, sent, to_zero, until
+from .conftest import Station, sent, to_zero
 from .raw import Raw
 
 

@@ -13,7 +13,8 @@ from ekiben import Http, NewData, On, Schedule
 from ekiben.errors import AccessDenied, FunctionFailed, NotFound, SpecError
 from ekiben.station.calls import Log
 from ekiben.station.client import Client
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ekiben.records import ModelVersion
 from ekiben.station.parents import Parents
+from tests.waiting import until
 
-from .conftest import Station, sent, to_zero, until
+from .conftest import Station, sent, to_zero
 
 # The station lives as long as the stack, so each module that it holds is held for ever. A new one needs a reason.
 ALLOWED = {

@@ -9,7 +9,8 @@ import pytest
 
 from ekiben.station import processes
 from ekiben.station.calls import MARK
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import until
 
 ANSWERS = "def handler(event, runtime):\n    return {0}\n"
 

@@ -22,8 +22,9 @@ from ekiben.records import LoggedPrediction, ModelVersion
 from ekiben.serving.spool import COMPACTION, TEXT_BYTES, Spool, line
 from ekiben.station import launch
 from ekiben.storage import open_storage
+from tests.waiting import PATIENCE_S, until
 
-from .conftest import Station, at_once, sent, until
+from .conftest import Station, at_once, sent
 
 
 def logged(host: Station, name: str, last: int = 100) -> list[dict[str, Any]]:
@@ -134,7 +135,7 @@ def test_killed_right_after_its_answer_a_station_has_logged_it(station: Station,
     got: list[str] = []
 
     def call(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             while True:

@@ -10,7 +10,8 @@ import pytest
 from ekiben import Http, NewData, On
 from ekiben.errors import FunctionFailed, NoCapacity, ProviderError
 from tests.station.small_disk import Disk, small_disk
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import until
 
 MIB = 1 << 20
 SMALL = "from ekiben import job; (job.model_dir() / 'm').touch()"

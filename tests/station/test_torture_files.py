@@ -13,7 +13,8 @@ from ekiben.errors import NoCapacity
 from ekiben.station.events import Events
 from ekiben.station.store import Store
 from ekiben.station.triggers import NewFiles
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import until
 
 FILES = 3_000
 TRIGGER = NewData("lake", "in/", settle_s=0.5).model_dump()

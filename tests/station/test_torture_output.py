@@ -15,7 +15,8 @@ from ekiben.errors import FunctionFailed
 from ekiben.station import output
 from ekiben.station.calls import PRINTED_BYTES
 from ekiben.station.output import TAIL_BYTES, JobLog, Pump
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import PATIENCE_S, until
 
 MIB = 1 << 20
 
@@ -38,7 +39,7 @@ def pumped(limit_bytes: int, *chunks: bytes) -> tuple[bytes, Pump]:
     with open(write, "wb", buffering=0) as pipe:
         for chunk in chunks:
             pipe.write(chunk)
-    pump.join(30)
+    pump.join(PATIENCE_S)
     assert all(block.endswith(b"\n") for block in blocks)
     return b"".join(blocks), pump
 

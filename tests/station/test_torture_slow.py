@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ekiben import Http, On
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

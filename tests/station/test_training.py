@@ -11,7 +11,8 @@ import pytest
 
 from ekiben.errors import AlreadyExists, NotFound, SpecError
 from ekiben.station.wire import from_body
-from tests.station.stage import Stage, until, with_points
+from tests.station.stage import Stage, with_points
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

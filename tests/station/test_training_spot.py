@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ekiben.station import launch, supervision
-from tests.station.stage import Stage, started, until
+from tests.station.stage import Stage, started
+from tests.waiting import until
 
 
 @pytest.fixture

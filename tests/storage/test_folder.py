@@ -20,6 +20,7 @@ from ekiben import folder as module
 from ekiben.errors import AccessDenied, NoCapacity, NotFound, ProviderError, Unavailable
 from ekiben.folder import FRESH_S, system_error
 from ekiben.storage import Storage, open_storage
+from tests.waiting import PATIENCE_S
 
 
 def root(folder: Storage) -> Path:
@@ -172,7 +173,7 @@ def test_a_write_that_fails_half_way_changes_nothing(folder: Storage) -> None:
         "try: store.put('k', b'x' * 5_000_000)\nexcept Exception as error: print(type(error).__name__, error)"
     )
     with run(program, folder) as process:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE_S)
     assert said.startswith("ProviderError file: cannot write 'k': File too large")
     assert folder.get("k") == b"old"
     assert files(folder) == {"k", ".ekiben/lock"}

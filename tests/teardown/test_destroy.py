@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from ekiben.emulators import aws, stacks
 from ekiben.testing import EmulatedAws
+from tests.waiting import until
 
 JOB = Path(__file__).parents[1] / "rigs" / "project" / "training_jobs" / "tiny"
 CONFIG = "config:\n  ekiben:provider: aws\n  ekiben:emulate: true\n  aws:region: us-east-1\n"
@@ -98,7 +98,5 @@ def test_what_is_left_is_told_and_then_nothing_is(project: Project) -> None:
 
 
 def until_running(cloud: EmulatedAws, job: str) -> None:
-    deadline = time.monotonic() + 60
-    while cloud.sagemaker.describe_training_job(TrainingJobName=job)["SecondaryStatus"] != "Training":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    described = cloud.sagemaker.describe_training_job
+    until(lambda: described(TrainingJobName=job)["SecondaryStatus"] == "Training", f"the job {job} trains")
