@@ -1,16 +1,26 @@
-"""pytest fixtures: an AWS of the test's own, on this machine. pytest finds them by itself where Ekiben is installed.
+"""pytest fixtures: an AWS and a Kubernetes on this machine. pytest finds them by itself where Ekiben is installed.
 
     def test_a_bucket(emulated_aws):
         boto3.client("s3").create_bucket(Bucket="lake")
 
+    def test_a_job(emulated_kubernetes):
+        subprocess.run(["kubectl", "apply", "-f", "job.yaml"], env=os.environ | emulated_kubernetes.environment, check=True)
+
 `emulated_aws` is empty for each test; `emulated_aws_session` is one for all tests of a session (of a worker, under xdist). The
 environment leads to it, and to no account: boto3, Ekiben's run face and processes that a test starts need nothing more. It needs
-the extra `emulate`. What is heavy is imported, and the emulator started, when a test asks for it.
+the extra `emulate`.
+
+`emulated_kubernetes` is one cluster for all sessions that run at once: a test makes a namespace of its own there. It is what
+KUBECONFIG names, else one by kind, else Ekiben's own, which stops when the last session that uses it ends, unless `ekiben emulate
+kubernetes` started it. Where there can be none the tests are skipped, with the reason.
+
+What is heavy is imported, and an emulator started, when a test asks for it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +30,9 @@ import pytest
 
 if TYPE_CHECKING:
     from ekiben.emulators.aws import Server
+    from ekiben.emulators.kubernetes.chosen import Chosen
 
-__all__ = ["EmulatedAws", "emulated_aws", "emulated_aws_session"]
+__all__ = ["EmulatedAws", "emulated_aws", "emulated_aws_session", "emulated_kubernetes"]
 
 RESET_TIMEOUT_S = 150.0
 
@@ -84,6 +95,17 @@ def emulated_aws_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
 def _aws_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedAws]:
     """The process is one for all tests, since its start takes seconds."""
     yield from _started(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def emulated_kubernetes() -> Iterator[Chosen]:
+    """A cluster: `kubeconfig`, the `environment` that leads there, and the keys of a stack's `config` on it."""
+    from ekiben.emulators.kubernetes import chosen, why_not
+
+    if chosen.found() is None and not chosen.kind_may() and (reason := why_not()):
+        pytest.skip(f"no cluster: {reason}")
+    with chosen.borrowed(lambda line: print(line, file=sys.stderr)) as there:
+        yield there
 
 
 def _started(folders: pytest.TempPathFactory) -> Iterator[EmulatedAws]:

@@ -14,6 +14,7 @@ from ekiben.errors import SpecError
 
 if TYPE_CHECKING:
     from ekiben.emulators.aws import Server
+    from ekiben.emulators.kubernetes.chosen import Chosen
 
 __all__ = ["register"]
 
@@ -22,6 +23,7 @@ class Emulated(StrEnum):
     """What there is an emulator of."""
 
     AWS = "aws"
+    KUBERNETES = "kubernetes"
 
 
 def register(app: typer.Typer) -> None:
@@ -29,29 +31,43 @@ def register(app: typer.Typer) -> None:
 
 
 def emulate(
-    provider: Annotated[Emulated, typer.Argument(metavar="PROVIDER", help="aws.")],
+    provider: Annotated[Emulated, typer.Argument(metavar="PROVIDER", help="aws or kubernetes.")],
     stop: Annotated[
-        bool, typer.Option("--stop", help="Stop it, with all that runs in it. It forgets what it held.")
+        bool, typer.Option("--stop", help="Stop it, with all that runs in it. An AWS forgets what it held.")
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether it runs, and start nothing.")] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Its port; 0: the one it had.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="aws: its port; 0: the one it had.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="kubernetes: begin without what was in it.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Start an AWS of this project on this machine, and print the environment that leads to it.
+    """Start an AWS of this project or a Kubernetes of this user on this machine, and print the environment that leads to it.
 
-    It goes on in the background; started again, it is found. A stack whose config says `ekiben:emulate: true` starts it by
-    itself, and its verbs need no environment: this is for boto3, the AWS CLI and other programs.
+    It goes on in the background; started again, it is found. A stack whose config says `ekiben:emulate: true` starts its AWS by
+    itself, and its verbs need no environment: this is for boto3, the AWS CLI and other programs. A Kubernetes is the cluster that
+    KUBECONFIG names, else one by kind, else a real one of one node, which is built the first time: it takes root and minutes.
 
     \b
     Examples:
       eval "$(ekiben emulate aws)"
+      eval "$(ekiben emulate kubernetes)"
       ekiben emulate aws --status
-      ekiben emulate aws --stop
+      ekiben emulate kubernetes --stop
     """  # fmt: skip
-    from ekiben.emulators import aws, stacks
-
     if stop and status:
         raise SpecError("--stop and --status exclude each other.")
+    if provider is Emulated.KUBERNETES:
+        if port:
+            raise SpecError("--port is of the emulated AWS; a cluster has an address of its own.")
+        _kubernetes(stop=stop, status=status, fresh=fresh, json=json)
+    else:
+        if fresh:
+            raise SpecError("--fresh is of the emulated Kubernetes; an AWS that is stopped forgets everything.")
+        _aws(stop=stop, status=status, port=port, json=json)
+
+
+def _aws(*, stop: bool, status: bool, port: int, json: bool) -> None:
+    from ekiben.emulators import aws, stacks
+
     folder = stacks.state_dir(project())
     if stop:
         was = aws.running(folder)
@@ -69,6 +85,42 @@ def emulate(
     else:
         assert server is not None
         show.line(_exports(server))
+
+
+def _kubernetes(*, stop: bool, status: bool, fresh: bool, json: bool) -> None:
+    from ekiben.emulators.kubernetes import chosen
+    from ekiben.engine.environment import exports
+
+    said = {"yours": "The cluster of KUBECONFIG", "kind": "The cluster by kind", "own": "Ekiben's cluster"}
+    if stop:
+        was = chosen.stop()
+        if json:
+            show.to_json(_cluster(None))
+        elif was is None:
+            show.say("No cluster runs.")
+        else:
+            show.say(
+                f"{said[was.origin]} is left as it is." if was.origin == "yours" else f"{said[was.origin]} has stopped."
+            )
+        return
+    cluster = chosen.found() if status else chosen.choose(show.say, fresh=fresh)
+    if not status:
+        chosen.keep()
+    if json:
+        show.to_json(_cluster(cluster))
+    elif status:
+        show.line(f"{said[cluster.origin]}: {cluster.kubeconfig}" if cluster else "It does not run.")
+    else:
+        assert cluster is not None
+        keys = "".join(f"# Pulumi.<stack>.yaml: {key}: {value}\n" for key, value in cluster.config.items())
+        show.line((exports(cluster.environment) + keys).rstrip())
+
+
+def _cluster(cluster: Chosen | None) -> dict[str, Any]:
+    if cluster is None:
+        return {"running": False, "origin": "", "environment": {}, "config": {}}
+    told = {"environment": cluster.environment, "config": dict(cluster.config)}
+    return {"running": True, "origin": cluster.origin, **told}
 
 
 def _told(server: Server | None) -> dict[str, Any]:

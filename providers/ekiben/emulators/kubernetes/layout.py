@@ -1,0 +1,209 @@
+"""Where the cluster lies: its addresses, its folders, and the configuration files of its parts.
+
+All of it is in namespaces of its own (network, mounts, processes), so fixed names and numbers meet none of this machine's; only
+the addresses are seen from outside, by the routes over the pair of virtual devices.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "CGROUP",
+    "DEVICE",
+    "HOST",
+    "NODE",
+    "NODE_NAME",
+    "PODS",
+    "REGISTRY",
+    "SERVER",
+    "SERVICES",
+    "Layout",
+    "state_dir",
+]
+
+# A network that RFC 2544 keeps for benchmarks, which no home or office has.
+HOST, NODE, PREFIX = "198.18.0.1", "198.18.0.2", 30
+PODS, SERVICES = "198.18.64.0/18", "198.18.128.0/18"
+API_SERVICE = "198.18.128.1"
+NODE_NAME = "ekiben"
+API_PORT, REGISTRY_PORT, PROXY_PORT = 6443, 5000, 3128
+SERVER = f"https://{NODE}:{API_PORT}"
+REGISTRY = f"{NODE}:{REGISTRY_PORT}"
+DEVICE, PEER = "ekiben0", "node0"
+CGROUP = "ekiben-cluster"
+ETCD = "http://127.0.0.1:2379"
+# Inside, /run is the cluster's own and empty at each start.
+CONTAINERD = "/run/containerd/containerd.sock"
+CNI_PLUGINS = "/usr/lib/cni"
+# In the state folder: proof that it lives, how it is reached, and what its keeper and first process say.
+LOCK, ABOUT, LOG = "lock", "cluster.json", "cluster.log"
+# A line on the first process's standard output when all is started.
+READY = "ready"
+
+
+def state_dir() -> Path:
+    """The folder of the cluster's state: one for this user."""
+    import platformdirs
+
+    return (Path(platformdirs.user_state_dir("ekiben")) / "cluster").resolve()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders and files below a state folder."""
+
+    state: Path
+    bin: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.state / "kubeconfig"
+
+    @property
+    def pki(self) -> Path:
+        return self.state / "pki"
+
+    @property
+    def etc(self) -> Path:
+        return self.state / "etc"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def data(self) -> Path:
+        """What survives a stop: etcd, images, volumes, the registry."""
+        return self.state / "data"
+
+    @property
+    def volumes(self) -> Path:
+        return self.data / "volumes"
+
+    @property
+    def bound(self) -> dict[Path, str]:
+        """Folders of ours that stand, inside, where Kubernetes writes without being asked."""
+        return {self.state / "kubelet": "/var/lib/kubelet", self.state / "var-log": "/var/log"}
+
+    def config_of(self, user: str) -> Path:
+        return self.etc / f"{user}.kubeconfig"
+
+
+def write_configs(at: Layout) -> None:
+    """The configuration files of what reads files."""
+    at.etc.mkdir(parents=True, exist_ok=True)
+    (at.etc / "containerd.toml").write_text(_containerd(at), "utf-8")
+    (at.etc / "kubelet.json").write_text(json.dumps(_kubelet(at), indent=1), "utf-8")
+    (at.etc / "registry.json").write_text(json.dumps(_registry(at), indent=1), "utf-8")
+    (at.etc / "resolv.conf").write_text(f"nameserver {NODE}\n", "ascii")
+    cni = at.etc / "cni"
+    cni.mkdir(exist_ok=True)
+    (cni / "10-ekiben.conflist").write_text(json.dumps(_cni(), indent=1), "ascii")
+    # Whatever registry an image's name says, it is asked for here first.
+    mirror = at.etc / "registries" / "_default"
+    mirror.mkdir(parents=True, exist_ok=True)
+    (mirror / "hosts.toml").write_text(
+        f'server = "http://{REGISTRY}"\n[host."http://{REGISTRY}"]\n  capabilities = ["pull", "resolve"]\n', "ascii"
+    )
+
+
+def _cni() -> dict[str, object]:
+    """A point-to-point device for each pod: everything is routed, so that kube-proxy's rules see it, also between neighbours."""
+    ranges = [[{"subnet": PODS}]]
+    address = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/cni"}
+    return {
+        "cniVersion": "1.0.0",
+        "name": "ekiben",
+        "plugins": [
+            {"type": "ptp", "ipMasq": False, "ipam": address},
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    }
+
+
+def _containerd(at: Layout) -> str:
+    snapshotters = ", ".join(
+        f'"io.containerd.snapshotter.v1.{name}"' for name in ("btrfs", "zfs", "blockfile", "devmapper", "erofs")
+    )
+    return f"""version = 3
+root = "{at.data}/containerd"
+state = "/run/containerd/state"
+disabled_plugins = [{snapshotters}, "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing"]
+[grpc]
+  address = "{CONTAINERD}"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "{at.data}/containerd/opt"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "{REGISTRY}/pause:1"
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = "{at.etc}/registries"
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["{CNI_PLUGINS}"]
+  conf_dir = "{at.etc}/cni"
+[plugins.'io.containerd.cri.v1.runtime'.containerd]
+  default_runtime_name = "runc"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  BinaryName = "/usr/sbin/runc"
+  SystemdCgroup = false
+"""
+
+
+def _kubelet(at: Layout) -> dict[str, object]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": NODE,
+        "healthzBindAddress": "127.0.0.1",
+        "readOnlyPort": 0,
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{CGROUP}",
+        "cgroupsPerQOS": True,
+        "enforceNodeAllocatable": ["pods"],
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        # Where the machine does not let anybody raise these, the defaults keep the kubelet from starting.
+        "oomScoreAdj": 0,
+        "maxOpenFiles": 16384,
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": str(at.pki / "ca.crt")},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": str(at.pki / "node.crt"),
+        "tlsPrivateKeyFile": str(at.pki / "node.key"),
+        "clusterDNS": [NODE],
+        "clusterDomain": "cluster.local",
+        "resolvConf": str(at.etc / "resolv.conf"),
+        "volumePluginDir": str(at.etc / "volume-plugins"),
+        # The machine's own disk fills and empties by other hands: only what is nearly full drives pods away.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        # A test looks often: what has changed is to be seen within a second.
+        "syncFrequency": "10s",
+        "nodeStatusUpdateFrequency": "10s",
+        "serializeImagePulls": False,
+        "shutdownGracePeriod": "0s",
+    }
+
+
+def _registry(at: Layout) -> dict[str, object]:
+    return {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(at.data / "registry")}, "delete": {"enabled": True}},
+        "http": {"addr": f"{NODE}:{REGISTRY_PORT}"},
+    }
