@@ -1,4 +1,4 @@
-"""A project on the real engine with the stand-in plugin, on the emulated AWS that the tests share."""
+"""A project on the real engine with a stand-in plugin, and the emulated AWS that the tests share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +43,27 @@ def server(aws: Aws) -> Server:
 
 
 class Project:
-    """A Pulumi program on pulumi_aws, as a user writes it, and the engine on it."""
+    """A Pulumi program on the SDK of `cloud`, as a user writes it, and the engine on it, with `environ` beside this process's."""
 
-    def __init__(self, root: Path, cli: pulumi_cli.Cli, server: Server) -> None:
-        self.root, self.cli = root, cli
+    def __init__(
+        self, root: Path, cli: pulumi_cli.Cli, environ: Mapping[str, str], cloud: str = "aws", config: str = ""
+    ) -> None:
+        self.root, self.cli, self.cloud = root, cli, cloud
         (root / "Pulumi.yaml").write_text("name: small\nruntime: python\n")
-        (root / "Pulumi.dev.yaml").write_text("config:\n  aws:region: us-east-1\n")
+        (root / "Pulumi.dev.yaml").write_text(f"config:\n  {config}\n" if config else "{}\n")
         path = os.pathsep.join([str(Path(sys.executable).parent), str(cli.path.parent), os.environ["PATH"]])
         self.env = {
-            **os.environ, **server.environment, "PATH": path, "PULUMI_HOME": str(root / ".pulumi"),
+            **os.environ, **environ, "PATH": path, "PULUMI_HOME": str(root / ".pulumi"),
             "PULUMI_BACKEND_URL": f"file://{root}", "PULUMI_CONFIG_PASSPHRASE": "x", "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_IGNORE_AMBIENT_PLUGINS": "true", "VIRTUAL_ENV": sys.prefix,
         }  # fmt: skip
-        install(cli, self.env, root, "aws")
+        install(cli, self.env, root, cloud)
         self("stack", "init", "dev")
 
     def program(self, text: str) -> None:
-        (self.root / "__main__.py").write_text("import json\nimport pulumi\nimport pulumi_aws as aws\n" + text)
+        (self.root / "__main__.py").write_text(
+            f"import json\nimport pulumi\nimport pulumi_{self.cloud} as {self.cloud}\n{text}"
+        )
 
     def __call__(self, *words: str, fails: bool = False) -> str:
         done = subprocess.run(
@@ -84,7 +89,7 @@ def cli() -> pulumi_cli.Cli:
 
 @pytest.fixture
 def project(tmp_path: Path, cli: pulumi_cli.Cli, server: Server) -> Project:
-    return Project(tmp_path.resolve(), cli, server)
+    return Project(tmp_path.resolve(), cli, server.environment, config="aws:region: us-east-1")
 
 
 @pytest.fixture(scope="session")

@@ -262,7 +262,7 @@ def _version() -> str:
 
 def main() -> None:
     """Serve until the engine ends this process."""
-    serve("pulumi-resource-aws", Plugin())
+    serve("pulumi-resource-aws", lambda engine: Plugin())
 
 
 if __name__ == "__main__":
