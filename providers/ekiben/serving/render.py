@@ -46,8 +46,11 @@ class Writer:
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
-        self.media_type = _with_charset(spec.mime_type())
+        self.media_type = _with_charset(self._mime_type())
         self._known: dict[type, Any] = {}
+
+    def _mime_type(self) -> str:
+        return str(self.spec.mime_type())
 
     def value(self, output: Any) -> Any:
         """What the method gave, as its annotation has it."""
@@ -90,8 +93,7 @@ class RootWriter(Writer):
     """Of an output that is no model."""
 
     def __init__(self, spec: Any) -> None:
-        super().__init__(spec)
-        schema = _root_schema(spec)
+        schema = self._schema = _root_schema(spec)
         self._validator, self._serializer = spec.__pydantic_validator__, spec.__pydantic_serializer__
         metadata = spec.model_fields["root"].metadata
         self._structured = schema.get("type") in STRUCTURED and "serialization" not in schema
@@ -100,6 +102,12 @@ class RootWriter(Writer):
         # An array passes as it is, and who declares arrays has imported NumPy.
         self._orjson = _optional("orjson") if self._tensor else None
         self._kept = sys.modules["numpy"].ndarray if tensors and all(tensors) else None
+        super().__init__(spec)
+
+    def _mime_type(self) -> str:
+        # Without the JSON schema where the kind of value says enough: making one takes as long as loading a small model.
+        told = self._tensor or (self._structured and not self._schema.get("metadata"))
+        return "application/json" if told and self.spec.media_type is None else super()._mime_type()
 
     def value(self, output: Any) -> Any:
         return self._made(output).root

@@ -169,8 +169,8 @@ def from_class(kind: Any, default: Any = inspect.Signature.empty) -> type[Any]:
         if issubclass(kind, IOMixin):
             return kind
         return create_model(f"{name}IODescriptor", __base__=(IOMixin, kind))
-    fields: dict[str, Any] = {} if default is inspect.Signature.empty else {"root": (kind, default)}
-    return create_model(f"{name}IODescriptor", __base__=IORootModel[kind], **fields)
+    root: Any = (kind, ... if default is inspect.Signature.empty else default)
+    return create_model(f"{name}IODescriptor", __base__=IORootModel, root=root)
 
 
 def evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
