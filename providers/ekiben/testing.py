@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ekiben.emulators.aws import Server
     from ekiben.emulators.kubernetes.chosen import Chosen
 
-__all__ = ["EmulatedAws", "emulated_aws", "emulated_aws_session", "emulated_kubernetes"]
+__all__ = ["EmulatedAws", "emulated_aws", "emulated_aws_session", "emulated_knative", "emulated_kubernetes"]
 
 RESET_TIMEOUT_S = 150.0
 
@@ -106,6 +106,16 @@ def emulated_kubernetes() -> Iterator[Chosen]:
         pytest.skip(f"no cluster: {reason}")
     with chosen.borrowed(lambda line: print(line, file=sys.stderr)) as there:
         yield there
+
+
+@pytest.fixture(scope="session")
+def emulated_knative(emulated_kubernetes: Chosen) -> Chosen:
+    """The same cluster with Knative Serving: its routes answer at `config["ekiben:ingressUrl"]`, by their hosts."""
+    from ekiben.emulators.kubernetes import chosen
+
+    if emulated_kubernetes.origin != "own":
+        pytest.skip("no Knative with an ingress that is known: the cluster is not Ekiben's own")
+    return chosen.with_knative(emulated_kubernetes, lambda line: print(line, file=sys.stderr))
 
 
 def _started(folders: pytest.TempPathFactory) -> Iterator[EmulatedAws]:

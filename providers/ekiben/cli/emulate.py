@@ -38,6 +38,10 @@ def emulate(
     status: Annotated[bool, typer.Option("--status", help="Say whether it runs, and start nothing.")] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="aws: its port; 0: the one it had.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="kubernetes: begin without what was in it.")] = False,
+    knative: Annotated[
+        bool,
+        typer.Option("--knative/--no-knative", help="kubernetes: have Knative Serving in it, which is built first."),
+    ] = True,
     json: options.Json = False,
 ) -> None:
     """Start an AWS of this project or a Kubernetes of this user on this machine, and print the environment that leads to it.
@@ -58,7 +62,7 @@ def emulate(
     if provider is Emulated.KUBERNETES:
         if port:
             raise SpecError("--port is of the emulated AWS; a cluster has an address of its own.")
-        _kubernetes(stop=stop, status=status, fresh=fresh, json=json)
+        _kubernetes(stop=stop, status=status, fresh=fresh, knative=knative, json=json)
     else:
         if fresh:
             raise SpecError("--fresh is of the emulated Kubernetes; an AWS that is stopped forgets everything.")
@@ -87,7 +91,7 @@ def _aws(*, stop: bool, status: bool, port: int, json: bool) -> None:
         show.line(_exports(server))
 
 
-def _kubernetes(*, stop: bool, status: bool, fresh: bool, json: bool) -> None:
+def _kubernetes(*, stop: bool, status: bool, fresh: bool, knative: bool, json: bool) -> None:
     from ekiben.emulators.kubernetes import chosen
     from ekiben.engine.environment import exports
 
@@ -106,6 +110,8 @@ def _kubernetes(*, stop: bool, status: bool, fresh: bool, json: bool) -> None:
     cluster = chosen.found() if status else chosen.choose(show.say, fresh=fresh)
     if not status:
         chosen.keep()
+        assert cluster is not None
+        cluster = chosen.with_knative(cluster, show.say) if knative else cluster
     if json:
         show.to_json(_cluster(cluster))
     elif status:

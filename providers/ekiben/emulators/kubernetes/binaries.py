@@ -21,7 +21,7 @@ from pathlib import Path
 from ekiben.engine.compiler import go_build
 from ekiben.errors import NotFound, ProviderError
 
-__all__ = ["MODULES", "Module", "cache", "ensure", "missing"]
+__all__ = ["MODULES", "Module", "cache", "ensure", "missing", "sources"]
 
 PROVIDER = "kubernetes"
 DOWNLOAD_LIMIT_S = 900.0
@@ -99,10 +99,29 @@ def ensure(say: Say, modules: Iterable[Module] = MODULES) -> Path:
     return folder
 
 
-def _build(module: Module, folder: Path, say: Say) -> None:
+def sources(module: Module, *paths: str) -> dict[str, Path]:
+    """The folders of the modules `paths` in the versions that `module` pins, or of itself. Raises what `ensure` does."""
+    go = _go(module)
+    work = _work(module)
+    work.mkdir(parents=True, exist_ok=True)
+    own = json.loads(_run([go, "mod", "download", "-json", f"{module.path}@{module.version}"], work, module))
+    told = json.loads(_run([go, "mod", "edit", "-json", own["GoMod"]], work, module))
+    versions = {one["Path"]: one["Version"] for one in told["Require"]} | {module.path: module.version}
+    return {
+        path: Path(json.loads(_run([go, "mod", "download", "-json", f"{path}@{versions[path]}"], work, module))["Dir"])
+        for path in paths
+    }
+
+
+def _go(module: Module) -> str:
     go = shutil.which("go")
     if go is None:
         raise NotFound(PROVIDER, f"build {module.path}", "there is no `go` on PATH", "Install Go 1.26 or newer")
+    return go
+
+
+def _build(module: Module, folder: Path, say: Say) -> None:
+    go = _go(module)
     work = _work(module)
     folder.mkdir(parents=True, exist_ok=True)
     _write_module(go, module, work)

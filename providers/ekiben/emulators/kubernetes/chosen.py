@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from ekiben.emulators.kubernetes import launch
 from ekiben.emulators.kubernetes.layout import state_dir
 from ekiben.errors import EkibenError, Unavailable
 
-__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "stop"]
+__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "stop", "with_knative"]
 
 NAME = "ekiben"
 KIND_START_S = 600.0
@@ -66,6 +66,14 @@ def choose(say: Say = lambda line: None, *, fresh: bool = False, environ: Mappin
             say(str(error))
     own = launch.ensure(say, fresh=fresh)
     return Chosen(origin="own", kubeconfig=str(own.kubeconfig), config=own.config)
+
+
+def with_knative(there: Chosen, say: Say = lambda line: None) -> Chosen:
+    """The cluster, and Knative Serving in it where it is our own, which is built and installed first; others have what they have.
+
+    Raises what `launch.install_knative` does.
+    """
+    return replace(there, config=launch.install_knative(say).config) if there.origin == "own" else there
 
 
 def stop(environ: Mapping[str, str] = os.environ) -> Chosen | None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ekiben import daemon
-from ekiben.emulators.kubernetes import binaries, images, machine
+from ekiben.emulators.kubernetes import binaries, images, knative, machine
 from ekiben.emulators.kubernetes.layout import ABOUT, LOCK, LOG, REGISTRY, Layout, state_dir
 from ekiben.errors import Unavailable, Unsupported
 from ekiben.station.client import locked
 from ekiben.station.launch import tail
 
-__all__ = ["Cluster", "ensure", "forget", "found", "running", "stop"]
+__all__ = ["Cluster", "ensure", "forget", "found", "install_knative", "running", "stop"]
 
 START_S = 240.0
 STOP_S = 60.0
@@ -50,6 +50,7 @@ class Cluster:
             "ekiben:registry": f"http://{self.registry}",
             "ekiben:pythonImage": f"{self.registry}/{images.BASE}",
             "ekiben:storeImage": f"{self.registry}/{images.S3_GATEWAY}",
+            **(knative.CONFIG if knative.installed(_layout()) else {}),
         }
 
 
@@ -98,6 +99,12 @@ def ensure(say: Say = lambda line: None, *, fresh: bool = False) -> Cluster:
             raise _failed("it ended at once" if time.monotonic() < deadline else "it does not answer")
         time.sleep(POLL_S)
     return cluster
+
+
+def install_knative(say: Say = lambda line: None) -> Cluster:
+    """Have Knative Serving in the cluster that runs; returns when it takes services. Raises what `knative.ensure` does."""
+    knative.ensure(_layout(), say)
+    return ensure(say)
 
 
 def stop() -> None:

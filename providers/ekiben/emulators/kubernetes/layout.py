@@ -14,6 +14,9 @@ __all__ = [
     "CGROUP",
     "DEVICE",
     "HOST",
+    "INGRESS",
+    "INGRESS_INSIDE",
+    "INGRESS_NAME",
     "NODE",
     "NODE_NAME",
     "PODS",
@@ -32,6 +35,9 @@ NODE_NAME = "ekiben"
 API_PORT, REGISTRY_PORT, PROXY_PORT = 6443, 5000, 3128
 SERVER = f"https://{NODE}:{API_PORT}"
 REGISTRY = f"{NODE}:{REGISTRY_PORT}"
+# Where the ingress listens, for all and for pods, and the Service by which pods find it.
+INGRESS, INGRESS_INSIDE = f"{NODE}:80", f"{NODE}:8081"
+INGRESS_NAME = "ingress.knative-serving.svc.cluster.local"
 DEVICE, PEER = "ekiben0", "node0"
 CGROUP = "ekiben-cluster"
 ETCD = "http://127.0.0.1:2379"

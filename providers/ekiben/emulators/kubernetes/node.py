@@ -114,7 +114,7 @@ def _start(at: Layout, supervisor: Supervisor) -> None:
         supervisor.start(parts.control(at))
         Names(api).start()
         provide(api, at.volumes)
-        supervisor.start(parts.node(at))
+        supervisor.start([*parts.node(at), *parts.edge(at)])
         print(READY, flush=True)
     except BaseException:
         logger.exception("the cluster does not start")

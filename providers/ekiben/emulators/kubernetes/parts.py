@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 from ekiben.emulators.kubernetes.layout import (
     API_PORT,
     API_SERVICE,
     ETCD,
+    INGRESS,
+    INGRESS_INSIDE,
+    INGRESS_NAME,
     NODE,
     NODE_NAME,
     PODS,
@@ -18,7 +22,7 @@ from ekiben.emulators.kubernetes.layout import (
 )
 from ekiben.emulators.kubernetes.pki import Authority
 
-__all__ = ["Part", "control", "environment", "keys", "node", "storage"]
+__all__ = ["Part", "control", "edge", "environment", "keys", "node", "storage"]
 
 ISSUER = "https://kubernetes.default.svc"
 
@@ -118,6 +122,16 @@ def node(at: Layout) -> list[Part]:
             "--proxy-mode=iptables", f"--cluster-cidr={PODS}", "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
             "--metrics-bind-address=127.0.0.1:10249", "--healthz-bind-address=127.0.0.1:10256",
+        )),
+    ]  # fmt: skip
+
+
+def edge(at: Layout) -> list[Part]:
+    """What leads requests to Knative's revisions, once there are any."""
+    return [
+        Part("ingress", (
+            sys.executable, "-P", "-m", "ekiben.emulators.kubernetes.ingress", f"--kubeconfig={at.kubeconfig}",
+            f"--listen={INGRESS}", f"--inside={INGRESS_INSIDE}", f"--domain-internal={INGRESS_NAME}",
         )),
     ]  # fmt: skip
 

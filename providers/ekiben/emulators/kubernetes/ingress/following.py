@@ -63,7 +63,7 @@ async def follow(
 
     While the server is away, or does not know such objects yet, what was last known stays.
     """
-    pause_s = FIRST_PAUSE_S
+    pause_s, said = FIRST_PAUSE_S, ""
     while True:
         try:
             version = await _list(api, path, objects)
@@ -74,7 +74,10 @@ async def follow(
         except _Gone:
             logger.info("the watch of %s has fallen behind: it is listed again", path)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("cannot follow %s: %r", path, error)
+            # A cluster may never have such objects: that is said once.
+            if repr(error) != said:
+                said = repr(error)
+                logger.warning("cannot follow %s: %s", path, said)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
