@@ -14,6 +14,8 @@ from moto.server import ThreadedMotoServer
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.emulators.aws import versions
+from ekiben.emulators.aws.images import Images
 from tests.fakes.aws import Edge
 
 REGION = "eu-west-1"
@@ -21,8 +23,9 @@ ROLE = "arn:aws:iam::123456789012:role/ekiben-training"
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[tuple[str, Edge]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Edge]]:
     """The endpoint and its edge."""
+    versions.keep(Images(tmp_path_factory.mktemp("images") / "there"))
     made = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     made.start()
     assert made._server is not None

@@ -64,7 +64,7 @@ import ekiben as ek
 
 def handler(event: ek.Event, runtime: ek.Runtime) -> str:
     if event.subject == "drop/theirs":
-        boto3.client("iam").create_user(UserName="mine")
+        boto3.session.Session().client("iam").create_user(UserName="mine")
     lake = runtime.storage("lake")
     lake.put(f"seen/{event.type}-{event.id[-8:]}", event.subject.encode())
     return event.subject
@@ -80,7 +80,7 @@ class Stack:
 
     def client(self, service: str) -> Any:
         keys = {name.lower(): value for name, value in self.owner.items()}
-        return boto3.client(service, region_name=REGION, **keys)
+        return boto3.session.Session().client(service, region_name=REGION, **keys)
 
     def role(self, component: str) -> str:
         """The ARN of a component's role."""

@@ -19,16 +19,20 @@ from urllib.parse import parse_qs, unquote
 from ekiben.emulators.aws import provisioned
 from ekiben.emulators.aws.call import Answer, Call, Refused as Denied
 from ekiben.emulators.aws.sagemaker import update_endpoint
+from ekiben.emulators.aws.versions import Changes
 from tests.fakes.express import Express, Refused
 
 ECS = "AmazonEC2ContainerServiceV20141113."
 App = Callable[[dict[str, Any], Any], Any]
+# Changes of a function, of which Lambda refuses one that comes too late; moto takes all.
+CHANGE = re.compile(r"PUT /2015-03-31/functions/[^/]+/(configuration|code)|POST /2015-03-31/functions/[^/]+/versions")
 REASONS = {
     200: "OK",
     202: "Accepted",
     204: "No Content",
     400: "Bad Request",
     403: "Forbidden",
+    412: "Precondition Failed",
     429: "Too Many Requests",
     500: "Internal Server Error",
 }
@@ -48,6 +52,7 @@ class Edge:
 
     def __init__(self, app: App) -> None:
         self._app, self._lock = app, threading.Lock()
+        self._changes = Changes(lambda call: Answer())
         self.clear()
 
     def clear(self) -> None:
@@ -98,6 +103,8 @@ class Edge:
             if target.endswith(name):
                 del self._say[number]
                 return _reply(start, status, said, headers)
+        if CHANGE.fullmatch(target) and (late := _answered(self._changes.answer, environ)).status != 200:
+            return _reply(start, late.status, json.loads(late.body))
         if target == "SageMaker.DeleteEndpoint":
             self.endpoints.pop(asked["EndpointName"], None)
         if target == "SageMaker.DescribeEndpoint" and asked["EndpointName"] in self.endpoints:
