@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 from tests.example.conftest import JOB, Trained, environment, train
-from tests.waiting import PATIENCE_S
 
 
 def test_a_run_leaves_all_that_a_job_owes(trained: Trained) -> None:
@@ -113,7 +112,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(parquet: Path, tmp_pat
     assert first.stdout is not None
     assert any(line.startswith("trees 10/400") for line in first.stdout)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=PATIENCE_S)
+    first.communicate(timeout=120)
     assert first.returncode == 143, "told to stop, it leaves"
     assert not list((tmp_path / "halves" / "model").iterdir())
     second = train(parquet, tmp_path / "halves", params)
