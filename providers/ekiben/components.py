@@ -8,6 +8,7 @@ run-time calls. What a provider lacks is collected, and fails the preview all at
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -51,6 +52,7 @@ __all__ = [
     "platform_of",
     "project_root",
     "provider",
+    "server_variables",
     "source_folder",
     "tags",
 ]
@@ -303,6 +305,19 @@ def tags(component: Component[Any]) -> dict[str, str]:
         "ekiben:stack": pulumi.get_stack(),
         "ekiben:component": component.name,
     }
+
+
+def server_variables(endpoint: Endpoint, storage_uri: pulumi.Input[str]) -> dict[str, pulumi.Input[str]]:
+    """What a server is told beside which bento it serves: the spec's own variables, and where predictions are logged."""
+    spec = endpoint.spec
+    logged: dict[str, pulumi.Input[str]] = {}
+    if spec.log_predictions:
+        logged = {"EKIBEN_LOG_PREDICTIONS": storage_uri, "EKIBEN_LOG_SHARE": f"{spec.log_predictions:g}"}
+    limits = {
+        "EKIBEN_SERVER_MAX_BODY_BYTES": str(spec.max_request_bytes),
+        "EKIBEN_SERVER_DRAIN_TIMEOUT_S": str(max(1, math.ceil(spec.drain_s))),
+    }
+    return {**spec.env, **limits, "EKIBEN_ENDPOINT": endpoint.name, **logged}
 
 
 def project_root() -> Path:

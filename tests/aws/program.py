@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.runtime import settings
-from pulumi.runtime.mocks import MockMonitor
+
+from tests.recording import Made, Recording, ran
 
 __all__ = ["ACCOUNT", "REGION", "Made", "Recorded", "run", "statements"]
 
@@ -33,48 +33,15 @@ NAMED = {
 TAIL = "-0123abc"
 
 
-class Made:
-    """One resource as the program asked for it."""
+class Recorded(Recording):
+    """AWS answers with names and ARNs."""
 
-    def __init__(self, type_: str, name: str, inputs: dict[str, Any]) -> None:
-        self.type, self.name, self.inputs = type_, name, inputs
-        self.parent = ""
-        self.retained = False
-
-    def __repr__(self) -> str:
-        return f"{self.type} {self.name}"
-
-
-class Monitor(MockMonitor):
-    """Keeps what a resource's options say, too, which mocks are not told."""
-
-    def __init__(self, recorded: Recorded) -> None:
-        super().__init__(recorded)
-        self.recorded = recorded
-
-    def RegisterResource(self, request: Any) -> Any:
-        answer = super().RegisterResource(request)
-        for made in self.recorded.made:
-            if (made.type, made.name) == (request.type, request.name):
-                made.parent, made.retained = request.parent, request.retainOnDelete
-        return answer
-
-
-class Recorded(pulumi.runtime.Mocks):
-    """Every resource that was made, and what the stack exports."""
-
-    def __init__(self) -> None:
-        self.made: list[Made] = []
-        self.parts: dict[str, Any] = {}
-        self.errors: list[str] = []
-
-    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
-        self.made.append(Made(args.typ, args.name, dict(args.inputs)))
-        outputs = dict(args.inputs)
+    def outputs(self, args: pulumi.runtime.MockResourceArgs) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
         if args.typ in NAMED:
             key, arn = NAMED[args.typ]
-            outputs.setdefault(key, args.name + TAIL)
-            outputs["arn"] = arn.format(name=outputs[key], account=ACCOUNT, region=REGION)
+            name = outputs[key] = args.inputs.get(key, args.name + TAIL)
+            outputs["arn"] = arn.format(name=name, account=ACCOUNT, region=REGION)
         if args.typ == "aws:sqs/queue:Queue":
             outputs["url"] = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{outputs['name']}"
         if args.typ == "aws:ecr/repository:Repository":
@@ -83,7 +50,7 @@ class Recorded(pulumi.runtime.Mocks):
             outputs["image_uri"] = f"{args.inputs['repository_url']}@sha256:{args.inputs['tag']}"
         if args.typ == "aws:lambda/functionUrl:FunctionUrl":
             outputs["functionUrl"] = f"https://{args.name}.lambda-url.{REGION}.on.aws/"
-        return f"{args.name}-id", outputs
+        return outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:
         return {
@@ -103,26 +70,11 @@ class Recorded(pulumi.runtime.Mocks):
             "aws:index/getPartition:getPartition": {"partition": "aws", "dnsSuffix": "amazonaws.com", "id": "aws"},
         }[args.token]
 
-    def all(self, type_: str) -> list[Made]:
-        """Those of a type, named by its end: "Role", "s3/bucket:Bucket"."""
-        return [one for one in self.made if one.type.endswith((f":{type_}", f"/{type_}")) or one.type == type_]
-
-    def one(self, type_: str, name: str = "") -> Made:
-        (found,) = [one for one in self.all(type_) if not name or one.name == name]
-        return found
-
 
 def run(program: Callable[[], Any], root: Path, *, preview: bool = False) -> Recorded:
-    """Run a program of the project `small`, stack `dev`, at `root`; the parts of the components that it returns are `parts`."""
+    """Run a program of the project `small`, stack `dev`, at `root`."""
     recorded = Recorded()
-    pulumi.runtime.set_mocks(recorded, project="small", stack="dev", preview=preview, monitor=Monitor(recorded))
-    settings.SETTINGS.root_directory = str(root)  # type: ignore[attr-defined]
-
-    def wrapped() -> None:
-        for component in program():
-            component.part.apply(lambda part: recorded.parts.__setitem__(part.name, part))
-
-    pulumi.runtime.test(wrapped)()
+    ran(recorded, program, root, preview=preview)
     return recorded
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ekiben.packing.archive import Bundle, files, remove, sha256, unpack, verify
     from ekiben.packing.assemble import pack
     from ekiben.packing.bento import template
+    from ekiben.packing.flat import flat_image
     from ekiben.packing.image import environment_image
     from ekiben.packing.source import bundle, function_bundle, job_library
     from ekiben.packing.wheels import vendored
@@ -22,6 +23,7 @@ __all__ = [
     "bundle",
     "environment_image",
     "files",
+    "flat_image",
     "function_bundle",
     "job_library",
     "pack",
@@ -39,6 +41,7 @@ _HOME = {
     "bundle": "source",
     "environment_image": "image",
     "files": "archive",
+    "flat_image": "flat",
     "function_bundle": "source",
     "job_library": "source",
     "pack": "assemble",

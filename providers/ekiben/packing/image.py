@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ekiben.errors import SpecError
 from ekiben.packing import archive
@@ -23,7 +23,23 @@ from ekiben.packing.archive import Bundle, Content
 from ekiben.packing.lock import requirements
 from ekiben.packing.source import cache_dir, image_library
 
-__all__ = ["BUILDSPEC", "LOCK_VARIABLE", "PLATFORM", "PORT", "WEB_ADAPTER", "environment_image", "members"]
+__all__ = [
+    "BUILDSPEC",
+    "LOCK",
+    "LOCK_VARIABLE",
+    "OWN_LOCK",
+    "PLATFORM",
+    "PORT",
+    "USER",
+    "VARIABLES",
+    "WEB_ADAPTER",
+    "Environment",
+    "environment_image",
+    "environment_of",
+    "lock_digest",
+    "members",
+    "written",
+]
 
 PLATFORM = "linux/amd64"
 # Docker Hub's official images, from a registry that answers AWS's builders without a login.
@@ -67,11 +83,36 @@ phases:
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
 
+class Environment(NamedTuple):
+    """What a bento wants around it. python: "3.11"; lock: what it pins, own_lock: what the server needs beside that; commands: those
+    run before and after these are installed.
+    """
+
+    python: str
+    lock: str
+    own_lock: str
+    commands: list[str]
+    after: list[str]
+
+
 def environment_image(template: Bundle) -> Bundle:
     """The build context of the image for a bento's template, as <sha256>.zip in the cache: the same environment, the same bytes.
 
     Raises SpecError for a base image of the service's own, and for a lock of which only some lines have hashes.
     """
+    return written(members(*_described(template)))
+
+
+def environment_of(template: Bundle) -> Environment:
+    """The environment of a bento's template. Raises SpecError, as `environment_image` does."""
+    wanted, lock, _ = _described(template)
+    pins = lock.decode()
+    _hashed(pins)
+    return Environment(_python(wanted), pins, _own_lock(pins), *_commands(wanted))
+
+
+def _described(template: Bundle) -> tuple[dict[str, Any], bytes, dict[str, bytes]]:
+    """BentoML's description of the image, the lock, and the scripts that it runs."""
     import yaml
 
     with tempfile.TemporaryDirectory(prefix="ekiben-image-") as folder:
@@ -80,11 +121,24 @@ def environment_image(template: Bundle) -> Bundle:
         lock = (tree / "env" / "python" / "requirements.txt").read_bytes()
         scripts = {SCRIPTS + path.name: path.read_bytes() for path in sorted((tree / SCRIPTS).glob("script__*"))}
         archive.remove(tree)
-    return _written(members(wanted, lock, scripts))
+    return wanted, lock, scripts
 
 
 def members(wanted: Mapping[str, Any], lock: bytes, scripts: Mapping[str, Content]) -> dict[str, Content]:
     """The files of a context. `wanted`: of BentoML's description of an image its python_version, base_image and commands."""
+    pins = lock.decode()
+    files: dict[str, Content] = {
+        "Dockerfile": _dockerfile(_python(wanted), wanted, pins, bool(scripts)).encode(),
+        "buildspec.yml": BUILDSPEC.encode(),
+        LOCK: lock,
+        OWN_LOCK: _own_lock(pins).encode(),
+        **scripts,
+        **image_library(),
+    }
+    return files
+
+
+def _python(wanted: Mapping[str, Any]) -> str:
     python = str(wanted["python_version"])
     if not re.fullmatch(r"3\.1[1-3](\.\d+)?", python):
         raise SpecError(
@@ -95,23 +149,19 @@ def members(wanted: Mapping[str, Any], lock: bytes, scripts: Mapping[str, Conten
             f"The service's image has the base image {wanted['base_image']!r}: an environment image is made on Python's own. "
             'Leave it out, and name what it is for with .system_packages("...") or .run("...").'
         )
-    pins = lock.decode()
-    files: dict[str, Content] = {
-        "Dockerfile": _dockerfile(python, wanted, pins, bool(scripts)).encode(),
-        "buildspec.yml": BUILDSPEC.encode(),
-        LOCK: lock,
-        OWN_LOCK: _own_lock(pins).encode(),
-        **scripts,
-        **image_library(),
-    }
-    return files
+    return python
+
+
+def _commands(wanted: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What is run before and after the packages are installed."""
+    before = [_line(one) for one in wanted.get("commands") or () if not one.endswith(TOOLCHAIN)]
+    return before, [_line(one) for one in wanted.get("post_commands") or ()]
 
 
 def _dockerfile(python: str, wanted: Mapping[str, Any], pins: str, scripts: bool) -> str:
     site = f"/usr/local/lib/python{'.'.join(python.split('.')[:2])}/site-packages"
     install = "python -m pip install --no-cache-dir --no-deps --disable-pip-version-check"
-    commands = [_line(one) for one in wanted.get("commands") or () if not one.endswith(TOOLCHAIN)]
-    after = [_line(one) for one in wanted.get("post_commands") or ()]
+    commands, after = _commands(wanted)
     lines = [
         f"FROM --platform={PLATFORM} {PYTHON.format(version=python)}",
         f"COPY --from={WEB_ADAPTER} /lambda-adapter /opt/extensions/lambda-adapter",
@@ -125,7 +175,7 @@ def _dockerfile(python: str, wanted: Mapping[str, Any], pins: str, scripts: bool
         *(f"RUN {command}" for command in after),
         f"COPY ekiben/ {site}/ekiben/",
         f"RUN python -m compileall -q {site}/ekiben",
-        *(f"ENV {name}={value}" for name, value in sorted({**VARIABLES, LOCK_VARIABLE: _digest(pins)}.items())),
+        *(f"ENV {name}={value}" for name, value in sorted({**VARIABLES, LOCK_VARIABLE: lock_digest(pins)}.items())),
         f"USER {USER}:{USER}",
         f"EXPOSE {PORT}",
         'ENTRYPOINT ["python", "-P", "-m", "ekiben.cli"]',
@@ -155,7 +205,7 @@ def _hashed(pins: str) -> bool:
     return not bare
 
 
-def _digest(pins: str) -> str:
+def lock_digest(pins: str) -> str:
     return sha256(pins.encode()).hexdigest()
 
 
@@ -183,7 +233,8 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
-def _written(files: Mapping[str, Content]) -> Bundle:
+def written(files: Mapping[str, Content]) -> Bundle:
+    """A context of these files, as <sha256>.zip in the cache."""
     made = io.BytesIO()
     # Stored, not deflated: what a compressor makes depends on its version.
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as file:

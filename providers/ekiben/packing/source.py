@@ -36,11 +36,12 @@ RUN_FACE = (
 # Where the run face of each provider begins: what these import of the provider's own package goes along.
 OF_PROVIDER = {
     "aws": ("aws/handler.py", "aws/runtime.py"),
+    "kubernetes": ("kubernetes/due.py",),
     "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
 }
 # What makes a platform, what only the machine of a station or an emulator runs, and what tests are made with.
 AT_HOME = frozenset(
-    {"compaction.py", "components.py", "cost.py", "daemon.py", "monitoring.py", "specs.py", "testing.py"}
+    {"compaction.py", "components.py", "cost.py", "cron.py", "daemon.py", "monitoring.py", "specs.py", "testing.py"}
 )
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (

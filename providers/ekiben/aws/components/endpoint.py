@@ -17,7 +17,7 @@ from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
 from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts
 from ekiben.aws.components.resources import Variants
-from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name, server_variables
+from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name
 from ekiben.aws.components.storage import Storage, storage_of
 from ekiben.aws.components.training import pass_to, volume_statements
 from ekiben.aws.endpoint import REVISION_VARIABLES
@@ -105,7 +105,7 @@ def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
         timeout=math.ceil(spec.timeout_s),
         ephemeral_storage={"size": TMP_MIB},
         reserved_concurrent_executions=reserved(spec, count),
-        environment={"variables": server_variables(endpoint, storage)},
+        environment={"variables": components.server_variables(endpoint, storage.uri)},
         logging_config={"log_format": "Text", "log_group": log.name},
         tags=endpoint.tags,
         **({"vpc_config": vpc} if where.private else {}),
@@ -184,7 +184,7 @@ def on_instances(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made
         "instances": count.least,
         "max_instances": count.most,
         "concurrency": spec.concurrency,
-        "variables": server_variables(endpoint, storage),
+        "variables": components.server_variables(endpoint, storage.uri),
         "subnet_ids": list(where.subnet_ids),
         "security_group_ids": list(where.security_group_ids),
         "kms_key": storage.spec.kms_key,
@@ -203,7 +203,7 @@ def on_serverless(endpoint: Endpoint, storage: Storage, backend: Backend) -> Mad
         "memory_mib": max(backend.least_mib, math.ceil(endpoint.spec.resources.memory_mib / 1024) * 1024),
         "max_concurrency": count.most,
         "provisioned": count.least,
-        "variables": server_variables(endpoint, storage),
+        "variables": components.server_variables(endpoint, storage.uri),
     }
     return made, uses
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import pulumi
 import pulumi_aws as aws
 
+from ekiben import components
 from ekiben.aws.backends import Backend, fargate, instances
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.program import LOG_DAYS, Statement, allow, document
 from ekiben.aws.components.resources import Services
-from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name, server_variables
+from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name
 from ekiben.aws.components.training import pass_to
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def on_express(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
         "max_instances": count.most,
         "timeout_s": spec.timeout_s,
         "log_group": log.name,
-        "variables": server_variables(endpoint, storage),
+        "variables": components.server_variables(endpoint, storage.uri),
         "subnet_ids": list(where.subnet_ids),
         "security_group_ids": list(where.security_group_ids),
     }

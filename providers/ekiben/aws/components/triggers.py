@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 
-from cronsim import CronSim
-
 from ekiben.aws.events import SOURCE
+from ekiben.cron import fields, spelled
 from ekiben.specs import NewData, Schedule
 
 __all__ = ["cron", "decided", "due", "landed", "told", "trained"]
@@ -23,34 +21,16 @@ def cron(expression: str) -> str:
     Everything else is spelled out, for dialects differ in steps and in which day of the week is 1: "0 9 * * 1-5" is
     cron(0 9 ? * MON-FRI *). See https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html#cron-based
     """
-    found: Any = CronSim(expression, datetime.now(UTC))
-    _, _, day, _, weekday = expression.split()
-    fields = [
-        _numbers(found.minutes, 0, 59),
-        _numbers(found.hours, 0, 23),
-        "?" if weekday != "*" else _numbers(found.days, 1, 31),
-        _numbers(found.months, 1, 12),
-        "?"
-        if weekday == "*"
-        else ",".join(DAYS[number] for number in sorted({number % 7 for number in found.weekdays})),
+    found = fields(expression)
+    told = [
+        spelled(found.minutes, 0, 59),
+        spelled(found.hours, 0, 23),
+        "?" if found.weekdays else spelled(found.days or range(1, 32), 1, 31),
+        spelled(found.months, 1, 12),
+        ",".join(DAYS[number] for number in found.weekdays) or "?",
         "*",
     ]
-    assert day == "*" or weekday == "*", "the spec lets only one of the two days be restricted"
-    return f"cron({' '.join(fields)})"
-
-
-def _numbers(wanted: Iterable[int], first: int, last: int) -> str:
-    """A set of numbers as a field: "*", or a list of numbers and ranges."""
-    left = sorted(wanted)
-    if left == list(range(first, last + 1)):
-        return "*"
-    parts: list[list[int]] = []
-    for number in left:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    return f"cron({' '.join(told)})"
 
 
 def due(function: str, schedule: Schedule) -> dict[str, str]:

@@ -1,0 +1,125 @@
+"""What a stack's config says of its cluster. Everything has a default but the registry that images are pushed to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+
+from ekiben.errors import SpecError
+
+__all__ = ["PYTHON_IMAGE", "STORE_IMAGE", "Settings", "settings"]
+
+PYTHON_IMAGE = "docker.io/library/python:3.13-slim-bookworm"
+# https://github.com/versity/versitygw
+STORE_IMAGE = "docker.io/versity/versitygw:v1.8.0"
+STORE_GIB = 20
+REGION = "us-east-1"
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of the stack's config, in their own words.
+
+    context: of the kubeconfig (`kubernetes:context`); empty for its current one. s3_endpoint: an S3-compatible store as pods reach
+    it; empty runs one. s3_outside_url: as everybody else does. s3_secret: the Secret in the namespace with its keys. buckets:
+    storage -> the bucket that it is; s3_prefix: what the names of those that are made begin with. store_image, store_gib,
+    storage_class: of the store that is run. python_image: of trainings, functions and the base of environment images. registry:
+    HOST/PATH that images are pushed to, with http:// where it speaks no TLS. pull_secret: with which nodes pull them. knative:
+    whether the cluster has Knative Serving, None to ask it. domain: of Knative's routes. ingress_url: where the cluster's ingress is
+    found from outside. gateway: NAMESPACE/NAME of the Gateway that routes without Knative. quota: of the namespace, resource ->
+    amount. services: endpoint -> "knative" or "deployments".
+    """
+
+    context: str = ""
+    s3_endpoint: str = ""
+    s3_outside_url: str = ""
+    s3_secret: str = ""
+    s3_region: str = REGION
+    buckets: Mapping[str, str] = field(default_factory=dict)
+    store_image: str = STORE_IMAGE
+    store_gib: int = STORE_GIB
+    storage_class: str = ""
+    python_image: str = PYTHON_IMAGE
+    registry: str = ""
+    pull_secret: str = ""
+    knative: bool | None = None
+    domain: str = ""
+    ingress_url: str = ""
+    gateway: str = ""
+    quota: Mapping[str, str] = field(default_factory=dict)
+    services: Mapping[str, str] = field(default_factory=dict)
+
+
+def settings() -> Settings:
+    """The stack's. Raises SpecError for a value that cannot be, and for a store of one's own without its Secret."""
+    told = pulumi.Config("ekiben")
+    found = Settings(
+        context=pulumi.Config("kubernetes").get("context") or "",
+        s3_endpoint=_url(told, "s3Endpoint"),
+        s3_outside_url=_url(told, "s3OutsideUrl"),
+        s3_secret=told.get("s3Secret") or "",
+        s3_region=told.get("s3Region") or REGION,
+        buckets=_texts(told, "buckets"),
+        store_image=told.get("storeImage") or STORE_IMAGE,
+        store_gib=_whole(told, "storeGib", STORE_GIB),
+        storage_class=told.get("storageClass") or "",
+        python_image=told.get("pythonImage") or PYTHON_IMAGE,
+        registry=(told.get("registry") or "").rstrip("/"),
+        pull_secret=told.get("pullSecret") or "",
+        knative=_flag(told, "knative"),
+        domain=told.get("domain") or "",
+        ingress_url=_url(told, "ingressUrl"),
+        gateway=told.get("gateway") or "",
+        quota=_texts(told, "quota"),
+        services=_texts(told, "services"),
+    )
+    if found.s3_endpoint and not NAME.fullmatch(found.s3_secret):
+        raise SpecError(
+            f"The stack's config ekiben:s3Secret is {found.s3_secret!r}: a store of your own (ekiben:s3Endpoint) needs the name of "
+            "the Secret in the platform's namespace that has its access_key_id and secret_access_key."
+        )
+    if found.gateway and len([part for part in found.gateway.split("/") if NAME.fullmatch(part)]) != 2:
+        raise SpecError(f"The stack's config ekiben:gateway is {found.gateway!r}: write NAMESPACE/NAME of the Gateway.")
+    return found
+
+
+def _url(told: pulumi.Config, key: str) -> str:
+    value = (told.get(key) or "").rstrip("/")
+    if value and not re.fullmatch(r"https?://[^/\s]+", value):
+        raise SpecError(f"The stack's config ekiben:{key} is {value!r}: write http://HOST:PORT or https://HOST.")
+    return value
+
+
+def _whole(told: pulumi.Config, key: str, default: int) -> int:
+    try:
+        value = told.get_int(key)
+    except pulumi.ConfigTypeError as error:
+        raise SpecError(f"The stack's config ekiben:{key} is no whole number: {error}.") from error
+    if value is not None and value < 1:
+        raise SpecError(f"The stack's config ekiben:{key} is {value}: it must be at least 1.")
+    return default if value is None else value
+
+
+def _flag(told: pulumi.Config, key: str) -> bool | None:
+    try:
+        return told.get_bool(key)
+    except pulumi.ConfigTypeError as error:
+        raise SpecError(f"The stack's config ekiben:{key} is neither true nor false: {error}.") from error
+
+
+def _texts(told: pulumi.Config, key: str) -> Mapping[str, str]:
+    """A JSON object of texts; numbers, as in a quota, are texts, too."""
+    try:
+        value: Any = told.get_object(key)
+    except pulumi.ConfigTypeError as error:
+        raise SpecError(f"The stack's config ekiben:{key} is no JSON object: {error}.") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or any(isinstance(one, dict | list | bool) or one is None for one in value.values()):
+        raise SpecError(f"The stack's config ekiben:{key} is {value!r}: it is to be an object of texts.")
+    return {str(name): str(one) for name, one in value.items()}

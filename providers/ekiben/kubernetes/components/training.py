@@ -1,0 +1,113 @@
+"""Training: what the pods of its runs are, and its code in storage. A run is an Indexed Job, made at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from ekiben import components
+from ekiben.errors import Unsupported
+from ekiben.kubernetes import SUPPORT
+from ekiben.kubernetes.components.namespace import anywhere, namespace_of, network_policy
+from ekiben.kubernetes.components.program import Kubernetes, Rule, current, facts, labels_of, namespace_name, rule
+from ekiben.kubernetes.components.registry import bus
+from ekiben.kubernetes.components.resources import Made
+from ekiben.kubernetes.components.storage import storage_of
+from ekiben.kubernetes.facts import COMPONENT
+from ekiben.kubernetes.nodes import placement
+from ekiben.kubernetes.pods import pod
+
+__all__ = ["LIBRARY", "Training"]
+
+# What of this provider runs inside a training's pod.
+LIBRARY = ("kubernetes/container.py",)
+# Room below /tmp: the packages of its lock, inputs, checkpoints, results.
+DISK_MIB = 50 * 1024
+# Below that of pods that say nothing, which is 0: what serves, and what may not be interrupted, comes first.
+SPOT_PRIORITY = -100
+
+
+class Training(Kubernetes, components.Training):
+    """Nothing runs before a run does."""
+
+    support = SUPPORT
+
+    def create(self) -> None:
+        from ekiben import lineage, packing
+
+        spec, name, program = self.spec, self.name, current()
+        folder = components.source_folder(self, spec.source, spec.entry)
+        storage = storage_of(self, self.storage)
+        code, library = packing.bundle(folder), packing.job_library(*LIBRARY)
+        inputs = {}
+        for input_name, source in spec.inputs.items():
+            bucket, _, prefix = source.partition("/")
+            inputs[input_name] = pulumi.Output.concat(storage_of(self, self.sources[bucket]).uri, "/", prefix)
+        account = self.runs()
+        # Its nodes talk to each other; its packages may come from anywhere.
+        mates = [{"podSelector": {"matchLabels": {COMPONENT: name}}}]
+        network_policy(self, ingress=[{"from": mates}], egress=[anywhere(), {"to": mates}, {"to": [{"podSelector": {}}]}])
+        Made(
+            f"{name}-runs",
+            {"context": program.settings.context, "namespace": self.namespace, "labels": self.labels},
+            opts=self.opts(depends_on=[account]),
+        )
+        self.ref = pulumi.Output.concat(self.namespace, "/", name)
+        self.facts = facts(
+            namespace=self.namespace,
+            s3=storage.s3,
+            storage_uri=storage.uri,
+            spec=spec.model_dump(mode="json"),
+            pod=self._pod(),
+            code_uri=self.upload(code, storage, "-code"),
+            code_sha256=code.sha256,
+            library_uri=self.upload(library, storage, "-library"),
+            library_sha256=library.sha256,
+            bus=bus(),
+            code=lineage.git_state(folder),
+            input_uris=inputs,
+            context=program.settings.context,
+        )
+
+    def needs(self) -> Sequence[Rule]:
+        """Submit, watch and cancel runs. What is made cannot be named before it is."""
+        return (
+            rule("batch", "jobs", "create delete get list patch"),
+            rule("", "services", "create delete get"),
+            rule("", "pods", "delete get list"),
+            rule("", "pods/log", "get"),
+            rule("", "events", "list"),
+        )
+
+    def _pod(self) -> pulumi.Output[dict[str, Any]]:
+        spec, resources = self.spec, self.spec.resources
+        try:
+            placed = placement(gpus=resources.gpus, gpu=resources.gpu, spot=spec.spot)
+        except Unsupported as error:
+            raise Unsupported(f"TrainingSpec of {self.name!r}: {error}") from error
+        made = pod(
+            "job", current().settings.python_image, vcpu=resources.vcpu, memory_mib=resources.memory_mib,
+            gpus=resources.gpus, writable_mib=DISK_MIB, serviceAccountName=self.name, **placed,
+        )  # fmt: skip
+        return pulumi.Output.all(made, self._priority() if spec.spot else "").apply(
+            lambda told: {**told[0], **({"priorityClassName": told[1]} if told[1] else {})}
+        )
+
+    def _priority(self) -> pulumi.Output[str]:
+        """The stack's priority of runs that may be interrupted, made on first use: such a run gives way to what may not."""
+        program = current()
+        if program.priority is None:
+            name = f"{namespace_name(pulumi.get_project(), pulumi.get_stack())}-spot"
+            program.priority = k8s.scheduling.v1.PriorityClass(
+                name,
+                metadata={"name": name, "labels": labels_of("")},
+                value=SPOT_PRIORITY,
+                preemption_policy="Never",
+                description="Ekiben's training runs that may be interrupted.",
+                opts=namespace_of(self).opts,
+            )
+        found: pulumi.Output[str] = program.priority.metadata.apply(lambda told: str(told["name"]))
+        return found

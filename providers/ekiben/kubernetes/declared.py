@@ -1,0 +1,156 @@
+"""Resources that no other plugin has: random keys that only the cluster knows, buckets and what lies in them, images that are built
+on this machine, and what runs and deployments leave, which goes with the platform.
+
+Of the plugin `pulumi-resource-ekiben`; `ekiben.engine.kinds` says what each function has to do. The cluster is that of the
+kubeconfig, as for the run face.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ekiben.engine.kinds import Kind, changes, problems
+from ekiben.kubernetes import buckets, builds, leftovers, secrets
+from ekiben.kubernetes.client import Cluster
+
+__all__ = ["KINDS", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read"]
+
+WHERE: Mapping[str, type] = {"context": str, "namespace": str}
+# An S3-compatible store, as in `facts.S3`. How it is reached makes no difference to what is in it.
+STORE: Mapping[str, type] = {**WHERE, "s3": dict, "bucket": str}
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        # A Secret of this name with a random value for each of `fields`. One that is there keeps its values.
+        Kind(
+            name="Keys",
+            inputs={**WHERE, "secret": str, "fields": list, "labels": dict},
+            outputs={"uid": str},
+            fixed=frozenset({"namespace", "secret"}),
+            quiet=frozenset({"context"}),
+            optional=frozenset({"context"}),
+        ),
+        # keep: it is left, with what is in it, when this is destroyed.
+        Kind(
+            name="Bucket",
+            inputs={**STORE, "keep": bool},
+            outputs={"uri": str},
+            fixed=frozenset({"namespace", "bucket"}),
+            quiet=frozenset({"context", "s3"}),
+            optional=frozenset({"context"}),
+        ),
+        Kind(
+            name="Object",
+            inputs={**STORE, "key": str, "source_path": str, "sha256": str},
+            outputs={"uri": str},
+            fixed=frozenset({"namespace", "bucket", "key"}),
+            # Where the file is on this machine.
+            quiet=frozenset({"context", "s3", "source_path"}),
+            optional=frozenset({"context"}),
+        ),
+        # An environment image. source: the zip of its context; image_uri: by its digest. The registry keeps it.
+        Kind(
+            name="Image",
+            inputs={"repository": str, "tag": str, "source": str},
+            outputs={"image_uri": str},
+            fixed=frozenset({"repository", "tag"}),
+            quiet=frozenset({"source"}),
+        ),
+        # All objects with these labels that were made at run time, by runs and deployments.
+        Kind(
+            name="Made",
+            inputs={**WHERE, "labels": dict},
+            outputs={},
+            fixed=frozenset({"namespace"}),
+            quiet=frozenset({"context"}),
+            optional=frozenset({"context"}),
+        ),
+    )
+}
+
+
+def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
+    parts = {
+        "Keys": ("namespace", "secret"),
+        "Bucket": ("namespace", "bucket"),
+        "Object": ("namespace", "bucket", "key"),
+        "Image": ("repository", "tag"),
+        "Made": ("namespace",),
+    }
+    told = [str(inputs[part]) for part in parts[kind.name]]
+    return "/".join([kind.path, *told, *([leftovers.component(inputs["labels"])] if kind.name == "Made" else [])])
+
+
+def begun(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of one whose making was begun, and nobody saw it end."""
+    return {**inputs, **dict.fromkeys(kind.outputs, "")}
+
+
+def lost(kind: Kind, state: Mapping[str, Any]) -> str:
+    """The output that is true no more: the thing was deleted by hand, or is another one."""
+    found = read(kind, state)
+    for name in kind.outputs:
+        if found is None or found[1][name] != state.get(name):
+            return name
+    return ""
+
+
+def put(
+    kind: Kind, urn: str, inputs: Mapping[str, Any], timeout_s: float = 0.0, stopped: threading.Event | None = None
+) -> dict[str, Any]:
+    """Make it so; returns the state."""
+    stopped = stopped or threading.Event()
+    if kind.name == "Keys":
+        uid = secrets.made(_cluster(inputs), inputs["secret"], inputs["fields"], inputs["labels"])
+        return {**inputs, "uid": uid}
+    if kind.name == "Bucket":
+        return {**inputs, "uri": buckets.made(_cluster(inputs), inputs["s3"], inputs["bucket"], stopped)}
+    if kind.name == "Object":
+        return {**inputs, "uri": buckets.uploaded(_cluster(inputs), **_object(inputs), source=inputs["source_path"])}
+    if kind.name == "Image":
+        built = builds.built(inputs["repository"], inputs["tag"], inputs["source"], stopped=stopped, timeout_s=timeout_s)
+        return {**inputs, "image_uri": built}
+    return dict(inputs)
+
+
+def read(kind: Kind, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(inputs, state) as they are now, None when it is gone."""
+    inputs = {key: state[key] for key in kind.inputs if key in state}
+    if kind.name == "Made":
+        return inputs, dict(inputs)
+    (output,) = kind.outputs
+    value = _found(kind, state)
+    return (inputs, {**inputs, output: value}) if value else None
+
+
+def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.0) -> None:
+    """Undo it; silent where nothing is."""
+    if kind.name == "Keys":
+        secrets.deleted(_cluster(state), state["secret"])
+    elif kind.name == "Bucket" and not state["keep"]:
+        buckets.deleted(_cluster(state), state["s3"], state["bucket"])
+    elif kind.name == "Object":
+        buckets.removed(_cluster(state), **_object(state))
+    elif kind.name == "Made":
+        leftovers.deleted(_cluster(state), state["labels"], timeout_s)
+
+
+def _found(kind: Kind, state: Mapping[str, Any]) -> str:
+    if kind.name == "Keys":
+        return secrets.found(_cluster(state), state["secret"], state["fields"])
+    if kind.name == "Bucket":
+        return buckets.found(_cluster(state), state["s3"], state["bucket"])
+    if kind.name == "Object":
+        return buckets.held(_cluster(state), **_object(state))
+    return builds.found(state["repository"], state["tag"])
+
+
+def _cluster(state: Mapping[str, Any]) -> Cluster:
+    return Cluster(state["namespace"], state.get("context") or "")
+
+
+def _object(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {"s3": state["s3"], "bucket": state["bucket"], "key": state["key"]}

@@ -1,0 +1,2 @@
+"""x"""
+SOURCE = "print(1)"
