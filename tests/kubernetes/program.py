@@ -63,7 +63,16 @@ def not_restricted(pod: Mapping[str, Any]) -> list[str]:
     """What of a PodSpec breaks https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted."""
     whole, found = pod.get("securityContext") or {}, []
     found += [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
-    allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
     found += [f"volume {one['name']}" for one in pod.get("volumes") or () if not allowed & one.keys()]
     for container in [*pod["containers"], *(pod.get("initContainers") or ())]:
         own = container.get("securityContext") or {}

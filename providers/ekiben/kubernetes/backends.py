@@ -20,7 +20,7 @@ __all__ = ["BACKENDS", "Backend", "choose", "lacks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """least: instances that are always there; timeout_s: of a request, 0 for no limit; chooses: a GPU can be asked for by its name."""
+    """least: instances that are always there; timeout_s: of a request, 0 is no limit; chooses: by the name of a GPU, too."""
 
     name: str
     title: str
@@ -52,7 +52,9 @@ def choose(name: str, spec: EndpointSpec, *, knative: bool, named: str = "") -> 
     Raises SpecError for a name that there is not; Unsupported, with what each lacks and the nearest that it would hold.
     """
     if named and named not in BACKENDS:
-        raise SpecError(f"Endpoint {name!r}: there is no service {named!r} on kubernetes; there are: {', '.join(BACKENDS)}.")
+        raise SpecError(
+            f"Endpoint {name!r}: there is no service {named!r} on kubernetes; there are: {', '.join(BACKENDS)}."
+        )
     if named == "knative" and not knative:
         raise Unsupported(
             f"EndpointSpec of {name!r}: ekiben:services asks for Knative Serving, which the cluster lacks. Install it, or name "
@@ -67,14 +69,18 @@ def choose(name: str, spec: EndpointSpec, *, knative: bool, named: str = "") -> 
     told = "; ".join(f"{one.title}: " + ", ".join(f"{it.asked}: {it.why}" for it in found[one.name]) for one in nearest)
     options = " or ".join(f"{' with '.join(it.instead for it in found[one.name])} ({one.title})" for one in nearest)
     hint = "" if knative or named else " The cluster has no Knative Serving, with which it would scale to zero."
-    raise Unsupported(f"EndpointSpec of {name!r}: nothing on this cluster holds all of it. {told}. Ask for {options}.{hint}")
+    raise Unsupported(
+        f"EndpointSpec of {name!r}: nothing on this cluster holds all of it. {told}. Ask for {options}.{hint}"
+    )
 
 
 def lacks(backend: Backend, spec: EndpointSpec) -> Iterator[Lack]:
     """All that `spec` asks for and the backend does not hold."""
     if spec.min_instances < backend.least:
         yield Lack(
-            f"min_instances={spec.min_instances}", "it does not scale to zero", f"min_instances of {backend.least} or more"
+            f"min_instances={spec.min_instances}",
+            "it does not scale to zero",
+            f"min_instances of {backend.least} or more",
         )
     if backend.timeout_s and spec.timeout_s > backend.timeout_s:
         yield Lack(

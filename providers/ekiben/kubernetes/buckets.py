@@ -58,7 +58,10 @@ def removed(cluster: Cluster, s3: Mapping[str, Any], bucket: str, key: str) -> N
     """Delete an object; silent where there is none, and where the store itself is gone."""
     try:
         _asked(
-            cluster, s3, f"delete {key!r} from the bucket {bucket!r}", lambda store: store.delete(f"s3://{bucket}/{key}")
+            cluster,
+            s3,
+            f"delete {key!r} from the bucket {bucket!r}",
+            lambda store: store.delete(f"s3://{bucket}/{key}"),
         )
     except NotFound:
         return

@@ -1,7 +1,7 @@
 """An environment image in a registry, by its tag: found there, or made on this machine of a base image and one layer more.
 
-No container runs for it, and no Docker: the packages that a lock pins are fetched here, for the image's Python, with whatever index and
-login this machine has. The tag is the digest of the context, so what is there is right, and making it is repeatable.
+No container runs for it, and no Docker: the packages that a lock pins are fetched here, for the image's Python, with whatever index
+and login this machine has. The tag is the digest of the context, so what is there is right, and making it is repeatable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from ekiben.errors import ModelFailed, NotFound, ProviderError, SpecError, Unavailable
 from ekiben.kubernetes.oci import CONFIG, INDEX, LAYER, MANIFEST, Image, Repository, digest_of
@@ -55,7 +55,7 @@ def built(repository: str, tag: str, source: str, *, stopped: threading.Event, t
     with tempfile.TemporaryDirectory(prefix="ekiben-image-") as folder:
         context = Path(folder, "context")
         with zipfile.ZipFile(source) as file:
-            file.extractall(context)
+            file.extractall(context)  # noqa: S202 - a zip of our own
         told = json.loads((context / DESCRIPTION).read_text("utf-8"))
         base = _base(told["base"])
         _check_python(base, told)
@@ -183,23 +183,24 @@ def _run(command: list[str], what: str, stopped: threading.Event, deadline: floa
 def _layer(root: Path, path: Path) -> Layer:
     """A folder as a layer, the same bytes for the same files."""
     content = sha256()
-    with path.open("wb") as raw:
-        with gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped, tarfile.open(
-            fileobj=_Measured(zipped, content), mode="w|", format=tarfile.PAX_FORMAT
-        ) as tar:
-            for name, file in _walk(root):
-                info = tar.gettarinfo(str(file), name)
-                info.uid = info.gid = info.mtime = 0
-                info.uname = info.gname = ""
-                info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
-                if info.isreg():
-                    with file.open("rb") as data:
-                        tar.addfile(info, data)
-                else:
-                    tar.addfile(info)
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped,
+        tarfile.open(fileobj=cast(IO[bytes], _Measured(zipped, content)), mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, file in _walk(root):
+            info = tar.gettarinfo(str(file), name)
+            info.uid = info.gid = info.mtime = 0
+            info.uname = info.gname = ""
+            info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
+            if info.isreg():
+                with file.open("rb") as data:
+                    tar.addfile(info, data)
+            else:
+                tar.addfile(info)
     digest = sha256()
-    with path.open("rb") as raw:
-        while block := raw.read(CHUNK_BYTES):
+    with path.open("rb") as made:
+        while block := made.read(CHUNK_BYTES):
             digest.update(block)
     return Layer(path, f"sha256:{digest.hexdigest()}", f"sha256:{content.hexdigest()}")
 

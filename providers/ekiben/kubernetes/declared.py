@@ -111,7 +111,9 @@ def put(
     if kind.name == "Object":
         return {**inputs, "uri": buckets.uploaded(_cluster(inputs), **_object(inputs), source=inputs["source_path"])}
     if kind.name == "Image":
-        built = builds.built(inputs["repository"], inputs["tag"], inputs["source"], stopped=stopped, timeout_s=timeout_s)
+        built = builds.built(
+            inputs["repository"], inputs["tag"], inputs["source"], stopped=stopped, timeout_s=timeout_s
+        )
         return {**inputs, "image_uri": built}
     return dict(inputs)
 

@@ -1,4 +1,4 @@
-"""A small client of image registries (https://github.com/opencontainers/distribution-spec): what it takes to put a layer on an image.
+"""A small client of image registries (https://github.com/opencontainers/distribution-spec): what it takes to put a layer on one.
 
 Logins are those of docker and podman: their files, and the helpers that these name. No secret is logged or told in errors.
 """
@@ -35,7 +35,9 @@ INDEX = (f"{OCI}.index.v1+json", f"{DOCKER}.distribution.manifest.list.v2+json")
 KNOWN = ", ".join((MANIFEST, f"{DOCKER}.distribution.manifest.v2+json", *INDEX))
 # What "docker.io" is called by those who ask it, and in docker's file of logins.
 HUB, HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
-NAME = re.compile(r"(?:(?P<scheme>https?)://)?(?P<host>[^/\s]+)/(?P<path>[a-z0-9][a-z0-9._/-]*?)(?::(?P<tag>[\w][\w.-]{0,127}))?")
+NAME = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?P<host>[^/\s]+)/(?P<path>[a-z0-9][a-z0-9._/-]*?)(?::(?P<tag>[\w][\w.-]{0,127}))?"
+)
 
 
 class Image(NamedTuple):
@@ -56,7 +58,9 @@ class Repository:
     def __init__(self, name: str) -> None:
         found = NAME.fullmatch(name)
         if found is None:
-            raise SpecError(f"{name!r} is no place for images: write HOST/PATH, with http:// before it where there is no TLS.")
+            raise SpecError(
+                f"{name!r} is no place for images: write HOST/PATH, with http:// before it where there is no TLS."
+            )
         self.host, self.path, self.tag = found["host"], found["path"], found["tag"] or ""
         asked = HUB if self.host in ("docker.io", "index.docker.io") else self.host
         self._root = f"{found['scheme'] or 'https'}://{asked}/v2/{self.path}"
@@ -159,7 +163,10 @@ class Repository:
             if kind.lower() != "bearer" or "realm" not in told:
                 self._authorization = basic
                 return
-            query = {"service": told.get("service", ""), "scope": f"repository:{self.path}:pull{',push' if login else ''}"}
+            query = {
+                "service": told.get("service", ""),
+                "scope": f"repository:{self.path}:pull{',push' if login else ''}",
+            }
             asked = urllib.request.Request(f"{told['realm']}?{urllib.parse.urlencode(query)}")  # noqa: S310
             if basic:
                 asked.add_unredirected_header("authorization", basic)
@@ -200,7 +207,8 @@ class _opened:
     """Bytes, or a file that is open as long as it is sent."""
 
     def __init__(self, data: bytes | Path | None) -> None:
-        self._data, self._file = data, None
+        self._data = data
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> Any:
         if isinstance(self._data, Path):

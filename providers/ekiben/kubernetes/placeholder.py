@@ -1,2 +1,32 @@
-"""x"""
-SOURCE = "print(1)"
+"""What an endpoint's first revision runs, before any model is deployed: it says so, to whoever calls. Standard library alone."""
+
+from __future__ import annotations
+
+__all__ = ["SOURCE", "WHY"]
+
+WHY = "the endpoint has no model yet: release one, with `ekiben release`"
+
+# The program of a container on a stock Python image, which listens where a server would.
+SOURCE = f"""\
+import http.server, json
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = json.dumps({{"error": {WHY!r}}}).encode()
+        self.send_response(503)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("", 8080), Answer).serve_forever()
+"""

@@ -32,6 +32,7 @@ def pod(
     *,
     vcpu: float,
     memory_mib: int,
+    idle_vcpu: float = 0.0,
     gpus: int = 0,
     gpu_resource: str = "nvidia.com/gpu",
     command: Sequence[str] = (),
@@ -42,8 +43,9 @@ def pod(
 ) -> dict[str, Any]:
     """A PodSpec with one container, which may write below /tmp alone, `writable_mib` at most.
 
-    more: what the pod says beside that (serviceAccountName, nodeSelector, tolerations, priorityClassName, ...). Without
-    automountServiceAccountToken=True no pod has a token.
+    idle_vcpu: what it is put on a node for, where that is less than it may use. more: what the pod says beside that
+    (serviceAccountName, nodeSelector, tolerations, priorityClassName, ...). Without automountServiceAccountToken=True no pod has
+    a token.
     """
     amounts = {"cpu": f"{math.ceil(vcpu * 1000)}m", "memory": f"{memory_mib}Mi"}
     gpu = {gpu_resource: str(gpus)} if gpus else {}
@@ -52,7 +54,7 @@ def pod(
         "image": image,
         "env": [variable("HOME", "/tmp"), variable("TMPDIR", "/tmp"), *map(dict, variables)],  # noqa: S108 - its own
         "resources": {
-            "requests": {**amounts, **gpu},
+            "requests": {**amounts, **gpu, **({"cpu": f"{math.ceil(idle_vcpu * 1000)}m"} if idle_vcpu else {})},
             "limits": {**amounts, **gpu},
         },
         "securityContext": dict(SECURITY),

@@ -1,8 +1,8 @@
 """The environment image of a bento as one layer: what its lock pins, and the server, in a folder of their own beside Python.
 
-For registries of one's own: it is made without Docker, of any base image that has the Python that the service wants. What a service runs
-while its image is built needs a container, and is refused. The context is a zip file that is the same bytes for the same
-environment; its SHA-256 is the image's tag.
+For registries of one's own: it is made without Docker, of any base image that has the Python that the service wants. What a
+service runs while its image is built needs a container, and is refused. The context is a zip file that is the same bytes for the
+same environment; its SHA-256 is the image's tag.
 """
 
 from __future__ import annotations

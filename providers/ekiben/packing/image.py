@@ -84,8 +84,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
 
 class Environment(NamedTuple):
-    """What a bento wants around it. python: "3.11"; lock: what it pins, own_lock: what the server needs beside that; commands: those
-    run before and after these are installed.
+    """What a bento wants around it. python: "3.11"; lock: what it pins, own_lock: what the server needs beside that; commands,
+    after: what is run before and after these are installed.
     """
 
     python: str

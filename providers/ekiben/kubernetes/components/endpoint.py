@@ -55,7 +55,9 @@ class Endpoint(Kubernetes, components.Endpoint):
                 f"{self.registry.provider}: its pods read the stack's store only. Give it a registry of kubernetes."
             )
         storage = storage_of(self, self.registry.storage)
-        self.backend = choose(self.name, spec, knative=has_knative(), named=program.settings.services.get(self.name, ""))
+        self.backend = choose(
+            self.name, spec, knative=has_knative(), named=program.settings.services.get(self.name, "")
+        )
         pulumi.log.info(f"The endpoint {self.name!r} is on {self.backend.title}.", self)
         template = packing.template(components.source_folder(self, spec.bento))
         image = image_of(self.registry, self, packing.flat_image(template, program.settings.python_image))
@@ -139,7 +141,10 @@ class Endpoint(Kubernetes, components.Endpoint):
             placed.pop("tolerations", None)
 
         def made(known: Mapping[str, Any]) -> dict[str, Any]:
-            variables = [*s3_variables(S3.from_dict(known["s3"])), *(variable(*one) for one in sorted(known["told"].items()))]
+            variables = [
+                *s3_variables(S3.from_dict(known["s3"])),
+                *(variable(*one) for one in sorted(known["told"].items())),
+            ]
             if self.token:
                 variables.append(secret_variable("EKIBEN_SERVER_TOKEN", self.token, TOKEN))
             shape = pod(

@@ -31,8 +31,8 @@ PORT = 8080
 MARKS = "deliveries"
 TOKEN = "token"  # noqa: S105 - the name of a field
 # The handler's own process, beside that of a call, which has what the spec says.
-OWN_MIB, OWN_VCPU = 192, 0.1
-DUE_MIB, DUE_VCPU, DUE_S, DUE_RETRIES = 128, 0.1, 600, 6
+OWN_MIB, VCPU, IDLE_VCPU = 192, 1.0, 0.05
+DUE_MIB, DUE_S, DUE_RETRIES = 128, 600, 6
 TMP_MIB = 4096
 MACHINE, PYTHON = "x86_64", "3.11"
 JOB_LABEL = "batch.kubernetes.io/job-name"
@@ -166,7 +166,7 @@ class Function(Kubernetes, components.Function):
                 secret_variable("EKIBEN_SERVER_TOKEN", self.token, TOKEN),
             ]
             shape = pod(
-                "function", current().settings.python_image, vcpu=1.0, memory_mib=spec.memory_mib + OWN_MIB,
+                "function", current().settings.python_image, vcpu=VCPU, idle_vcpu=IDLE_VCPU, memory_mib=spec.memory_mib + OWN_MIB,
                 command=bootstrap.command("ekiben.kubernetes.handler"), variables=variables,
                 ports=[{"name": "http", "containerPort": PORT}], writable_mib=TMP_MIB, serviceAccountName=self.name,
                 automountServiceAccountToken=True,
@@ -174,9 +174,9 @@ class Function(Kubernetes, components.Function):
             shape["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": PORT}, "periodSeconds": 2}
             return shape
 
-        return pulumi.Output.all(
-            s3=home.s3, code_uri=self.code_uri, platform=self._platform(), facts=self.facts
-        ).apply(made)
+        return pulumi.Output.all(s3=home.s3, code_uri=self.code_uri, platform=self._platform(), facts=self.facts).apply(
+            made
+        )
 
     def _begins(self, told: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The variables with which a pod fetches the function's bundle."""
@@ -202,7 +202,7 @@ class Function(Kubernetes, components.Function):
                     {"name": due.JOB, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{JOB_LABEL}']"}}},
                 ]
                 return pod(
-                    "due", current().settings.python_image, vcpu=DUE_VCPU, memory_mib=DUE_MIB,
+                    "due", current().settings.python_image, vcpu=VCPU, idle_vcpu=IDLE_VCPU, memory_mib=DUE_MIB,
                     command=bootstrap.command("ekiben.kubernetes.due"), variables=variables, restartPolicy="OnFailure",
                     serviceAccountName=self.name,
                 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pulumi
 
 from ekiben.components import Component
@@ -16,7 +18,7 @@ TAG_CHARS = 12
 REPOSITORY = "ekiben-environments"
 
 
-def image_of(registry: Kubernetes, asked_by: Component[object], context: Bundle) -> pulumi.Output[str]:
+def image_of(registry: Kubernetes, asked_by: Component[Any], context: Bundle) -> pulumi.Output[str]:
     """The image of this context, by its digest. Raises SpecError where the config names no registry.
 
     It belongs to the model registry, because models of one registry share their environments.

@@ -55,9 +55,7 @@ def _made(component: Component[Any], settings: Settings) -> Namespace:
     called, labels = namespace_name(project, stack), labels_of("")
     provider = component.get_provider("kubernetes:core/v1:Namespace")
     opts = pulumi.ResourceOptions(provider=provider)
-    made = k8s.core.v1.Namespace(
-        called, metadata={"name": called, "labels": {**labels, **SECURITY}}, opts=opts
-    )
+    made = k8s.core.v1.Namespace(called, metadata={"name": called, "labels": {**labels, **SECURITY}}, opts=opts)
     guarded = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[made]))
 
     def meta(name: str) -> dict[str, Any]:
@@ -71,9 +69,7 @@ def _made(component: Component[Any], settings: Settings) -> Namespace:
             spec={
                 **everybody,
                 "policyTypes": ["Ingress", "Egress"],
-                "egress": [
-                    {"ports": [port(number, protocol) for number in DNS_PORTS for protocol in ("UDP", "TCP")]}
-                ],
+                "egress": [{"ports": [port(number, protocol) for number in DNS_PORTS for protocol in ("UDP", "TCP")]}],
             },
             opts=guarded,
         ),
@@ -87,7 +83,9 @@ def _made(component: Component[Any], settings: Settings) -> Namespace:
     if settings.quota:
         limits = [{"type": "Container", "defaultRequest": LEAST, "default": MOST}]
         guards.append(
-            k8s.core.v1.LimitRange(f"{called}-limits", metadata=meta("ekiben-limits"), spec={"limits": limits}, opts=guarded)
+            k8s.core.v1.LimitRange(
+                f"{called}-limits", metadata=meta("ekiben-limits"), spec={"limits": limits}, opts=guarded
+            )
         )
     # Nothing is put into it before it is guarded.
     name = pulumi.Output.all(made.metadata, *(one.urn for one in guards)).apply(lambda told: str(told[0]["name"]))

@@ -1,4 +1,4 @@
-"""What the components of Kubernetes share: children with names and labels, service accounts and what they may do, bundles in buckets.
+"""What the components of Kubernetes share: children with names and labels, service accounts and what they may, bundles in buckets.
 
 All of a stack is in one namespace, PROJECT-STACK, so names in it are the components' own.
 """
@@ -24,8 +24,8 @@ from ekiben.packing import Bundle
 from ekiben.records import Platform
 
 if TYPE_CHECKING:
-    from ekiben.kubernetes.components.images import Image
     from ekiben.kubernetes.components.namespace import Namespace
+    from ekiben.kubernetes.components.resources import Image
     from ekiben.kubernetes.components.storage import Storage
     from ekiben.kubernetes.components.store import Store
 

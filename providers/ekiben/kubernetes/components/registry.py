@@ -34,4 +34,4 @@ class Registry(Kubernetes, components.Registry):
 def bus() -> pulumi.Output[str]:
     """Where the platform's events are: in the first storage that the program has made, for all its parts."""
     first = next(iter(current().storages.values()))
-    return pulumi.Output.concat(first.uri, "/events")
+    return pulumi.Output.concat(first.uri, "/deliveries/_events")

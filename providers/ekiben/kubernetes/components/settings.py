@@ -27,12 +27,15 @@ class Settings:
 
     context: of the kubeconfig (`kubernetes:context`); empty for its current one. s3_endpoint: an S3-compatible store as pods reach
     it; empty runs one. s3_outside_url: as everybody else does. s3_secret: the Secret in the namespace with its keys. buckets:
-    storage -> the bucket that it is; s3_prefix: what the names of those that are made begin with. store_image, store_gib,
-    storage_class: of the store that is run. python_image: of trainings, functions and the base of environment images. registry:
-    HOST/PATH that images are pushed to, with http:// where it speaks no TLS. pull_secret: with which nodes pull them. knative:
-    whether the cluster has Knative Serving, None to ask it. domain: of Knative's routes. ingress_url: where the cluster's ingress is
-    found from outside. gateway: NAMESPACE/NAME of the Gateway that routes without Knative. quota: of the namespace, resource ->
-    amount. services: endpoint -> "knative" or "deployments".
+    storage -> the bucket that it is. store_image, store_gib, storage_class: of the store that is run.
+
+    python_image: of trainings, functions and the base of environment images, in which {version} stands for a service's Python.
+    registry: HOST/PATH that images are pushed to, with http:// where it speaks no TLS. pull_secret: with which nodes pull them.
+
+    knative: whether the cluster has Knative Serving, None to ask it. domain: of its routes. ingress_url: where the cluster's
+    ingress is found from outside. gateway: NAMESPACE/NAME of the Gateway that routes without Knative. services: endpoint ->
+    "knative" or "deployments". quota: of the namespace, resource -> amount. elastic: nodes come when they are needed, so that a
+    run which fits on none of them waits.
     """
 
     context: str = ""
@@ -52,6 +55,7 @@ class Settings:
     ingress_url: str = ""
     gateway: str = ""
     quota: Mapping[str, str] = field(default_factory=dict)
+    elastic: bool = False
     services: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -76,6 +80,7 @@ def settings() -> Settings:
         ingress_url=_url(told, "ingressUrl"),
         gateway=told.get("gateway") or "",
         quota=_texts(told, "quota"),
+        elastic=_flag(told, "elastic") or False,
         services=_texts(told, "services"),
     )
     if found.s3_endpoint and not NAME.fullmatch(found.s3_secret):
@@ -107,7 +112,7 @@ def _whole(told: pulumi.Config, key: str, default: int) -> int:
 
 def _flag(told: pulumi.Config, key: str) -> bool | None:
     try:
-        return told.get_bool(key)
+        return told.get_bool(key) if told.get(key) else None
     except pulumi.ConfigTypeError as error:
         raise SpecError(f"The stack's config ekiben:{key} is neither true nor false: {error}.") from error
 

@@ -48,9 +48,7 @@ class Storage(Kubernetes, components.Storage):
             opts=self.opts(retain=self.spec.retain, depends_on=store.ready),
         )
         self.ref = self.uri
-        self.facts = facts(
-            namespace=self.namespace, uri=self.uri, s3=self.s3, context=program.settings.context
-        )
+        self.facts = facts(namespace=self.namespace, uri=self.uri, s3=self.s3, context=program.settings.context)
         program.storages[self.name] = self
 
     @property

@@ -24,7 +24,7 @@ PORT = 7070
 SELECTOR = {"app.kubernetes.io/name": NAME}
 KEYS = ("access_key_id", "secret_access_key")
 DATA = "/data"
-VCPU, MEMORY_MIB = 0.5, 512
+VCPU, IDLE_VCPU, MEMORY_MIB = 1.0, 0.05, 512
 HEALTH = "/healthz"
 
 
@@ -130,7 +130,7 @@ def _pod(told: Settings) -> dict[str, Any]:
         variable("VGW_HEALTH", HEALTH),
     ]
     made = pod(
-        NAME, told.store_image, vcpu=VCPU, memory_mib=MEMORY_MIB, variables=variables,
+        NAME, told.store_image, vcpu=VCPU, idle_vcpu=IDLE_VCPU, memory_mib=MEMORY_MIB, variables=variables,
         ports=[{"name": "s3", "containerPort": PORT}], serviceAccountName=NAME, securityContext={"fsGroup": USER},
     )  # fmt: skip
     (container,) = made["containers"]
@@ -143,4 +143,7 @@ def _pod(told: Settings) -> dict[str, Any]:
 
 def _callers(told: Settings) -> list[dict[str, Any]]:
     """The stack's own pods, and everybody where it has an address outside: all have to show a key."""
-    return [{"podSelector": {}}, *([{"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0")] if told.s3_outside_url else [])]
+    return [
+        {"podSelector": {}},
+        *([{"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0")] if told.s3_outside_url else []),
+    ]

@@ -16,7 +16,7 @@ from ekiben.kubernetes.components.program import Kubernetes, Rule, current, fact
 from ekiben.kubernetes.components.registry import bus
 from ekiben.kubernetes.components.resources import Made
 from ekiben.kubernetes.components.storage import storage_of
-from ekiben.kubernetes.facts import COMPONENT
+from ekiben.kubernetes.facts import COMPONENT, OWN_MIB
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod
 
@@ -49,7 +49,9 @@ class Training(Kubernetes, components.Training):
         account = self.runs()
         # Its nodes talk to each other; its packages may come from anywhere.
         mates = [{"podSelector": {"matchLabels": {COMPONENT: name}}}]
-        network_policy(self, ingress=[{"from": mates}], egress=[anywhere(), {"to": mates}, {"to": [{"podSelector": {}}]}])
+        network_policy(
+            self, ingress=[{"from": mates}], egress=[anywhere(), {"to": mates}, {"to": [{"podSelector": {}}]}]
+        )
         Made(
             f"{name}-runs",
             {"context": program.settings.context, "namespace": self.namespace, "labels": self.labels},
@@ -70,6 +72,7 @@ class Training(Kubernetes, components.Training):
             code=lineage.git_state(folder),
             input_uris=inputs,
             context=program.settings.context,
+            elastic=program.settings.elastic,
         )
 
     def needs(self) -> Sequence[Rule]:
@@ -89,7 +92,7 @@ class Training(Kubernetes, components.Training):
         except Unsupported as error:
             raise Unsupported(f"TrainingSpec of {self.name!r}: {error}") from error
         made = pod(
-            "job", current().settings.python_image, vcpu=resources.vcpu, memory_mib=resources.memory_mib,
+            "job", current().settings.python_image, vcpu=resources.vcpu, memory_mib=resources.memory_mib + OWN_MIB,
             gpus=resources.gpus, writable_mib=DISK_MIB, serviceAccountName=self.name, **placed,
         )  # fmt: skip
         return pulumi.Output.all(made, self._priority() if spec.spot else "").apply(
