@@ -15,7 +15,11 @@ from typing import Any, Protocol, cast
 __all__ = ["FAMILIES", "Family", "Json", "Kind", "changes", "family", "kind_of", "problems", "schema"]
 
 # The middle of a type's token, as in ekiben:station:Bucket -> the module that makes them, loaded when one is asked for.
-FAMILIES = {"aws": "ekiben.aws.declared", "kubernetes": "ekiben.kubernetes.declared", "station": "ekiben.local.declared"}
+FAMILIES = {
+    "aws": "ekiben.aws.declared",
+    "kubernetes": "ekiben.kubernetes.declared",
+    "station": "ekiben.local.declared",
+}
 
 
 class Json(str):
