@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.aws.runtime import Endpoint
 from ekiben.emulators.aws import versions
 from ekiben.emulators.aws.images import Images
 from tests.fakes.aws import Edge
@@ -71,6 +72,33 @@ def bucket(client: Callable[[str], Any]) -> str:
     name = f"lake-{uuid.uuid4().hex[:12]}"
     client("s3").create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     return name
+
+
+@pytest.fixture
+def bind(request: pytest.FixtureRequest, bucket: str, edge: Edge) -> Callable[..., Any]:
+    """The kind of endpoint of the module (KIND) as the program describes it: its own `facts` for a name, and what all have.
+
+    A fact that is given is as a later `up` has it.
+    """
+    name, kind, own = f"api-{uuid.uuid4().hex[:8]}", request.module.KIND, request.module.facts
+
+    def made(**over: Any) -> Any:
+        facts = {
+            "region": REGION, "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve", "model": "tiny@champion",
+            "storage_uri": f"s3://{bucket}", "template_uri": f"s3://{bucket}/t", "template_sha256": "0" * 64,
+            **own(name), **over,
+        }  # fmt: skip
+        part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
+        bound = Endpoint(part, platform(part))
+        assert isinstance(bound, kind)
+        return bound
+
+    return made
+
+
+@pytest.fixture
+def endpoint(bind: Callable[..., Any]) -> Any:
+    return bind()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +13,13 @@ import ekiben as ek
 from ekiben.aws import declared, express, leftovers
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import ExpressFacts, facts_of
-from ekiben.aws.runtime import Endpoint
 from ekiben.aws.services import Services
 from tests.fakes.aws import Edge
 from tests.fakes.express import BALANCER, GROUP, Express
 
-from .conftest import REGION, platform
+from .conftest import REGION
 
+KIND = express.Endpoint
 CLUSTER = f"arn:aws:ecs:{REGION}:123456789012:cluster/demo"
 
 
@@ -31,38 +30,21 @@ def gateway() -> Iterator[Express]:
     made.close()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def ecs(edge: Edge, gateway: Express) -> Express:
     gateway.clear()
     edge.express = gateway
     return gateway
 
 
-@pytest.fixture
-def bind(bucket: str, ecs: Express) -> Callable[..., express.Endpoint]:
-    """The endpoint as the program describes it; a fact that is given is as a later `up` has it."""
-    name = f"api-{uuid.uuid4().hex[:8]}"
-
-    def made(**over: Any) -> express.Endpoint:
-        role = "arn:aws:iam::123456789012:role/"
-        facts = {
-            "region": REGION, "service": name, "cluster_arn": CLUSTER, "execution_role_arn": f"{role}execution",
-            "infrastructure_role_arn": f"{role}infrastructure", "task_role_arn": f"{role}task", "vcpu": 4, "memory_mib": 16_384,
-            "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve@sha256:0", "min_instances": 2, "max_instances": 6,
-            "timeout_s": 60.0, "model": "tiny@champion", "storage_uri": f"s3://{bucket}", "template_uri": f"s3://{bucket}/t",
-            "template_sha256": "0" * 64, "log_group": f"/ekiben/{name}", "variables": {"EKIBEN_ENDPOINT": "tiny-api"}, **over,
-        }  # fmt: skip
-        part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
-        bound = Endpoint(part, platform(part))
-        assert isinstance(bound, express.Endpoint)
-        return bound
-
-    return made
-
-
-@pytest.fixture
-def endpoint(bind: Callable[..., express.Endpoint]) -> express.Endpoint:
-    return bind()
+def facts(name: str) -> dict[str, Any]:
+    role = "arn:aws:iam::123456789012:role/"
+    return {
+        "service": name, "cluster_arn": CLUSTER, "execution_role_arn": f"{role}execution",
+        "infrastructure_role_arn": f"{role}infrastructure", "task_role_arn": f"{role}task", "vcpu": 4, "memory_mib": 16_384,
+        "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve@sha256:0", "min_instances": 2, "max_instances": 6,
+        "timeout_s": 60.0, "log_group": f"/ekiben/{name}", "variables": {"EKIBEN_ENDPOINT": "tiny-api"},
+    }  # fmt: skip
 
 
 def definitions(client: Callable[[str], Any], endpoint: express.Endpoint) -> list[str]:

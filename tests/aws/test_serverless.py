@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -10,35 +9,15 @@ import pytest
 
 import ekiben as ek
 from ekiben.aws import serverless
-from ekiben.aws.runtime import Endpoint
 from tests.fakes.aws import Edge
 
-from .conftest import REGION, platform
+KIND = serverless.Endpoint
 
 
-@pytest.fixture
-def bind(bucket: str, edge: Edge) -> Callable[..., serverless.Endpoint]:
-    """The endpoint as the program describes it; a fact that is given is as a later `up` has it."""
-    name = f"api-{uuid.uuid4().hex[:8]}"
-
-    def made(**over: Any) -> serverless.Endpoint:
-        facts = {
-            "region": REGION, "serverless": name, "role_arn": "arn:aws:iam::123456789012:role/server",
-            "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve", "memory_mib": 2048, "max_concurrency": 16,
-            "model": "tiny@champion", "storage_uri": f"s3://{bucket}", "template_uri": f"s3://{bucket}/t",
-            "template_sha256": "0" * 64, **over,
-        }  # fmt: skip
-        part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
-        bound = Endpoint(part, platform(part))
-        assert isinstance(bound, serverless.Endpoint)
-        return bound
-
-    return made
-
-
-@pytest.fixture
-def endpoint(bind: Callable[..., serverless.Endpoint]) -> serverless.Endpoint:
-    return bind()
+def facts(name: str) -> dict[str, Any]:
+    return {
+        "serverless": name, "role_arn": "arn:aws:iam::123456789012:role/server", "memory_mib": 2048, "max_concurrency": 16,
+    }  # fmt: skip
 
 
 def left(client: Callable[[str], Any], endpoint: serverless.Endpoint) -> list[str]:

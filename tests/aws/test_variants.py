@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -13,20 +12,13 @@ from ekiben.aws import variants
 from ekiben.aws.runtime import Endpoint
 from tests.fakes.aws import Edge
 
-from .conftest import REGION, platform
+KIND = variants.Endpoint
 
 
-@pytest.fixture
-def endpoint(bucket: str, edge: Edge) -> variants.Endpoint:
-    facts = {
-        "region": REGION, "endpoint": f"api-{uuid.uuid4().hex[:8]}", "role_arn": "arn:aws:iam::123456789012:role/server",
-        "image_uri": "1.dkr.ecr.us-east-1.amazonaws.com/serve", "instance_type": "ml.m5.large", "instances": 1,
-        "model": "tiny@champion", "storage_uri": f"s3://{bucket}", "template_uri": f"s3://{bucket}/t", "template_sha256": "0" * 64,
+def facts(name: str) -> dict[str, Any]:
+    return {
+        "endpoint": name, "role_arn": "arn:aws:iam::123456789012:role/server", "instance_type": "ml.m5.large", "instances": 1,
     }  # fmt: skip
-    part = ek.Part(name="tiny-api", kind="endpoint", provider="aws", ref="", facts=facts)
-    made = Endpoint(part, platform(part))
-    assert isinstance(made, variants.Endpoint)
-    return made
 
 
 def left(client: Callable[[str], Any], endpoint: variants.Endpoint) -> list[str]:
