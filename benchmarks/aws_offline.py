@@ -1,9 +1,10 @@
-"""What Ekiben's components cost on top of plain pulumi-aws: `python -m benchmarks.aws_offline [--sizes 1,10,50] [--json]`.
+"""What Ekiben's components cost on top of plain pulumi-aws: `python -m benchmarks.aws_offline [--sizes 10,25,50] [--json]`.
 
 Programs of N endpoints and N training jobs, under the real engine on an emulated AWS: preview, up, up without a change, destroy.
 Beside each the same program by hand: the same resources with the same inputs, straight from the classes of pulumi_aws, and the
-image that the endpoints share from the resource that builds it. `overhead_percent` is of the time of `up`; growth is linear when
-each pair of an endpoint and a job costs the same in a large program as in a small one.
+image that the endpoints share from the resource that builds it. `overhead_percent` is of the time of `up`, and of the CPU time
+that the engine, its plugins and the program took for it, in which other work on the machine shows less. Growth is linear when a
+resource costs the same in a large program as in a small one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,11 +21,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ekiben.emulators import aws, stacks
 
-SOURCES = Path(__file__).parents[1] / "tests" / "rigs" / "project"
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "tests" / "rigs" / "project"
+PAGE = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- aws-offline:begin -->", "<!-- aws-offline:end -->"
+SIZES = (10, 25, 50)
+COMMAND_S = 3600
 CONFIG = "config:\n  ekiben:provider: aws\n  ekiben:emulate: true\n  aws:region: us-east-1\n"
 STACK = "bench"
 STAGES = ("preview", "up", "no_change", "destroy")
@@ -74,7 +81,7 @@ class Project:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "EKIBEN_", "PULUMI_"))}
         told = subprocess.run(
             [sys.executable, "-m", "ekiben.cli", "env", "--stack", STACK, "--json"], cwd=folder, env=clean, text=True,
-            capture_output=True, check=True,
+            capture_output=True, check=True, timeout=COMMAND_S,
         )  # fmt: skip
         self._env = {**clean, **json.loads(told.stdout)}
         self("stack", "init", STACK)
@@ -82,18 +89,18 @@ class Project:
     def __call__(self, *words: str) -> str:
         done = subprocess.run(
             ["pulumi", "--non-interactive", "--color=never", *words], cwd=self.folder, env=self._env, text=True,
-            capture_output=True, stdin=subprocess.DEVNULL, check=False,
+            capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=COMMAND_S,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"pulumi {' '.join(words)}:\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def seconds(self) -> dict[str, float]:
-        """Of each stage but `destroy`, after which nothing is left to look at."""
-        commands = {"preview": ("preview",), "up": ("up", "--yes", "-f"), "no_change": ("up", "--yes", "-f")}
-        return {stage: self._timed(*words) for stage, words in commands.items()}
+    def stages(self) -> dict[str, Took]:
+        """Each stage but `destroy`, which leaves nothing to look at. Raises RuntimeError where a second `up` changes something."""
+        took = {"preview": self._timed("preview"), "up": self._timed("up", "--yes", "-f")}
+        return {**took, "no_change": self._timed("up", "--yes", "-f", "--expect-no-changes")}
 
-    def destroy_s(self) -> float:
+    def destroyed(self) -> Took:
         return self._timed("destroy", "--yes", "-f")
 
     def resources(self) -> list[dict[str, Any]]:
@@ -101,39 +108,65 @@ class Project:
         found = json.loads(self("stack", "export"))["deployment"]["resources"]
         return [one for one in found if one.get("custom") and not one["type"].startswith("pulumi:")]
 
-    def _timed(self, *words: str) -> float:
-        began = time.perf_counter()
+    def _timed(self, *words: str) -> Took:
+        began, cpu_s = time.perf_counter(), _children_s()
         self(*words)
-        return time.perf_counter() - began
+        return Took(time.perf_counter() - began, _children_s() - cpu_s)
+
+
+class Took(NamedTuple):
+    """cpu_s: of the command and all that it has started and waited for, so without the emulator."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--sizes", default="1,10,25,50", help="how many endpoints, and as many jobs, each program has")
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout, and nothing else there")
+    parser.add_argument(
+        "--sizes", default=",".join(map(str, SIZES)), help="how many endpoints, and as many jobs, each program has"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout, and leave docs/benchmarks.md alone")
     given = parser.parse_args()
+    sizes = tuple(map(int, given.sizes.split(",")))
+    say("before all, what is built and fetched once for this machine")
+    measure(1)
     rows = []
-    for pairs in map(int, given.sizes.split(",")):
+    for pairs in sizes:
         rows.append(measure(pairs))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    found = {"rows": rows, "up_s_per_pair": growth(rows)}
+        say(json.dumps(rows[-1]))
+    found = {"rows": rows, "growth": growth(rows), "load": os.getloadavg()[2], "cpus": os.cpu_count()}
     print(json.dumps(found, indent=2) if given.json else table(found))
+    if sizes == SIZES and not given.json:
+        write(table(found))
     return 0
 
 
 def measure(pairs: int) -> dict[str, Any]:
     with project(PROGRAM.format(pairs=pairs)) as ours:
-        ekiben_s = ours.seconds()
+        ekiben = ours.stages()
         resources = ours.resources()
         with project(BY_HAND) as theirs:
             (theirs.folder / "infra" / "resources.json").write_text(json.dumps(by_hand(resources)), encoding="utf-8")
-            by_hand_s = theirs.seconds()
+            plain = theirs.stages()
             counts = {"resources": len(resources), "resources_by_hand": len(theirs.resources())}
-            by_hand_s["destroy"] = theirs.destroy_s()
-        ekiben_s["destroy"] = ours.destroy_s()
+            plain["destroy"] = theirs.destroyed()
+        ekiben["destroy"] = ours.destroyed()
     return {
-        "pairs": pairs, **counts, "ekiben_s": ekiben_s, "by_hand_s": by_hand_s,
-        "overhead_percent": 100 * (ekiben_s["up"] / by_hand_s["up"] - 1),
+        "pairs": pairs, **counts,
+        "ekiben_s": {stage: took.wall_s for stage, took in ekiben.items()},
+        "by_hand_s": {stage: took.wall_s for stage, took in plain.items()},
+        "ekiben_cpu_s": {stage: took.cpu_s for stage, took in ekiben.items()},
+        "by_hand_cpu_s": {stage: took.cpu_s for stage, took in plain.items()},
+        "up_s_per_resource": ekiben["up"].wall_s / len(resources),
+        "up_cpu_s_per_resource": ekiben["up"].cpu_s / len(resources),
+        "overhead_percent": 100 * (ekiben["up"].wall_s / plain["up"].wall_s - 1),
+        "overhead_cpu_percent": 100 * (ekiben["up"].cpu_s / plain["up"].cpu_s - 1),
     }  # fmt: skip
 
 
@@ -186,25 +219,53 @@ def snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of `up` that each pair more costs, from each size to the next: about the same where growth is linear."""
-    return {
-        f"{a['pairs']} to {b['pairs']}": (b["ekiben_s"]["up"] - a["ekiben_s"]["up"]) / (b["pairs"] - a["pairs"])
-        for a, b in zip(rows, rows[1:], strict=False)
-    }
+def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of `up` for each resource more, from each size to the next: about the same where growth is linear."""
+    found = []
+    for a, b in zip(rows, rows[1:], strict=False):
+        more = b["resources"] - a["resources"]
+        steps = {
+            "up_s": (b["ekiben_s"]["up"] - a["ekiben_s"]["up"]) / more,
+            "up_cpu_s": (b["ekiben_cpu_s"]["up"] - a["ekiben_cpu_s"]["up"]) / more,
+        }
+        found.append({"from": a["pairs"], "to": b["pairs"], **steps})
+    return found
 
 
 def table(found: dict[str, Any]) -> str:
-    lines = ["pairs  resources  " + "  ".join(f"{stage:>19}" for stage in STAGES) + "  overhead"]
+    """The figures in Markdown."""
+    lines = [
+        "| endpoints and jobs | resources | preview s | up s | no-change up s | destroy s | up s, by hand | overhead % | of CPU % "
+        "| up s per resource | CPU s |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for row in found["rows"]:
-        cells = (f"{row['ekiben_s'][stage]:8.1f} ({row['by_hand_s'][stage]:6.1f})" for stage in STAGES)
+        took = " | ".join(f"{row['ekiben_s'][stage]:.1f}" for stage in STAGES)
         lines.append(
-            f"{row['pairs']:5}  {row['resources']:9}  " + "  ".join(f"{cell:>19}" for cell in cells)
-            + f"  {row['overhead_percent']:7.1f}%"
-        )  # fmt: skip
-    lines.append("Seconds; in brackets by hand.")
-    lines += [f"A pair more, {span}: {seconds:.2f} s" for span, seconds in found["up_s_per_pair"].items()]
-    return "\n".join(lines)
+            f"| {row['pairs']} | {row['resources']} | {took} | {row['by_hand_s']['up']:.1f} | {row['overhead_percent']:.0f} "
+            f"| {row['overhead_cpu_percent']:.0f} | {row['up_s_per_resource']:.3f} | {row['up_cpu_s_per_resource']:.3f} |"
+        )
+    steps = [
+        f"{one['up_s']:.3f} s ({one['up_cpu_s']:.3f} of CPU) from {one['from']} to {one['to']}"
+        for one in found["growth"]
+    ]
+    told = [f"A resource more costs {', '.join(steps)}."] if steps else []
+    told.append(f"{found['cpus']} cores, shared with other work: the load was {found['load']:.1f}.")
+    return "\n".join([*lines, "", " ".join(told)])
+
+
+def write(figures: str) -> None:
+    """Put the figures where the page has them."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    fresh = PAGE.with_name(f".{PAGE.name}.{os.getpid()}")
+    fresh.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}", encoding="utf-8")
+    fresh.replace(PAGE)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

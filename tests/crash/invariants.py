@@ -16,7 +16,7 @@ from ekiben.errors import EkibenError
 from tests.crash.traffic import Answer
 from tests.crash.victims import left_over
 
-__all__ = ["after_destroy", "of_events", "of_files", "of_models", "of_predictions", "of_runs", "rows"]
+__all__ = ["after_destroy", "of_engine", "of_events", "of_files", "of_models", "of_predictions", "of_runs", "rows"]
 
 FINAL = ("succeeded", "failed", "cancelled")
 SUBSCRIBED = {
@@ -184,6 +184,11 @@ def after_destroy(root: Path, stack: str, temporary: Path) -> Iterator[str]:
         yield f"after destroy there is the process: {words}"
     for path in temporary.glob("ekiben-*"):
         yield f"after destroy there is {path.name} in the temporary folder"
+    yield from of_engine(root, stack)
+
+
+def of_engine(root: Path, stack: str) -> Iterator[str]:
+    """Nothing in Pulumi's state, no lock, nothing half written."""
     pulumi = root / ".ekiben" / ".pulumi"
     for path in [*pulumi.glob("locks/**/*.json"), *pulumi.glob("stacks/**/*.tmp")]:
         yield f"after destroy there is {path.relative_to(root)}"

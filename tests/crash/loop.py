@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ekiben as ek
@@ -18,43 +12,23 @@ from ekiben.errors import EkibenError
 from ekiben.station import launch
 from tests.crash import invariants
 from tests.crash.plan import PHASES, Point
+from tests.crash.stack import PROJECT, STACK, Broken, Stack
 from tests.crash.traffic import ENDPOINT, Traffic
-from tests.crash.victims import Killer
 from tests.waiting import PATIENCE_S
 
 __all__ = ["Loop"]
 
-PROJECT = Path(__file__).parent / "project"
-STACK = "crash"
-TRIES = 3
 TICK_S = 0.05
 SAID = 8
-# Where no engine runs, which would mend a station that was killed.
-MENDED = [phase.name for phase in PHASES if not phase.engine]
 
 
-class Broken(Exception):
-    """A part of the loop did not come to its end although nothing stood in its way."""
+class Loop(Stack):
+    """The project on this machine. `cycle` runs the loop once; what was wrong is in `violations`."""
 
-
-class Loop:
-    """A project in a folder of its own. `cycle` runs the loop once; what was wrong is in `violations`."""
+    mended = tuple(phase.name for phase in PHASES if not phase.engine)
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.root = Path(tempfile.mkdtemp(prefix="ekiben-crash-")).resolve()
-        shutil.copytree(PROJECT, self.root, dirs_exist_ok=True)
-        (self.root / f"Pulumi.{STACK}.yaml").write_text("config:\n  ekiben:provider: local\n")
-        self.temporary = self.root / "tmp"
-        self.temporary.mkdir()
-        self.state_dir = self.root / ".ekiben" / STACK
-        self.violations: list[str] = []
-        self.killed: Counter[str] = Counter()
-        self.missed: list[Point] = []
-        self.totals: Counter[str] = Counter()
-        self.now = ""
-        self._command: subprocess.Popen[str] | None = None
-        self._point: Point | None = None
+        super().__init__({"ekiben:provider": "local"}, say)
 
     def cycle(self, number: int, points: list[Point]) -> None:
         """The whole loop once, with these points in it."""
@@ -87,47 +61,8 @@ class Loop:
             self._wrong([f"{type(error).__name__}: {error}"])
 
     def end(self) -> None:
-        """Let nothing run on, whatever has stopped the loop."""
-        if self._command:
-            self._command.kill()
+        super().end()
         launch.stop(self.state_dir)
-
-    def _phase(self, name: str, act: Callable[[], None], points: list[Point]) -> None:
-        """Do it until it is done, once for each point, and whenever a kill has stopped it; it is done again where none came."""
-        for point in points or [None]:
-            self._point = point
-            self.now = f"cycle {self.number}, {name}" + (f", {point.victim} after {point.delay_s} s" if point else "")
-            began = time.monotonic()
-            killer = self._killer(point) if point else None
-            for _ in range(TRIES):
-                self._done(act, killer, self._mend if name in MENDED else lambda: None)
-                if killer is None or killer.struck:
-                    break
-            if killer and point:
-                killer.give_up()
-                self.killed[point.victim] += bool(killer.struck)
-                if not killer.struck:
-                    self.missed.append(point)
-                    self.now += " (missed)"
-            self.say(f"{self.now}: {time.monotonic() - began:.1f} s")
-
-    def _killer(self, point: Point) -> Killer:
-        checkpoint = self.root / ".ekiben" / ".pulumi" / "stacks" / "crash" / f"{STACK}.json"
-        killer = Killer(point, self.state_dir, checkpoint, lambda: self._command.pid if self._command else -1)
-        killer.start()
-        return killer
-
-    def _done(self, act: Callable[[], None], killer: Killer | None, mend: Callable[[], None]) -> None:
-        """Do it; when a kill has stopped it, mend and do it once more. An engine mends by itself."""
-        struck = killer.struck if killer else 0
-        try:
-            act()
-        except (Broken, EkibenError) as error:
-            if killer is None or killer.struck == struck:
-                raise Broken(f"it failed, and nothing was killed: {error}") from error
-            mend()
-            act()
-        mend()
 
     def _up(self) -> None:
         self._run("up")
@@ -250,24 +185,6 @@ class Loop:
             time.sleep(self._point.down_s if self._point else 0)
             launch.ensure(self.state_dir, project="crash", stack=STACK)
 
-    def _run(self, *words: str) -> None:
-        """An `ekiben` command, to its end. Raises Broken when it fails."""
-        where = ("--stack", STACK) if words[0] in ("up", "destroy", "inventory") else ()
-        self._command = subprocess.Popen(
-            [sys.executable, "-m", "ekiben.cli", *words, *where], cwd=self.root, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environ(),
-        )  # fmt: skip
-        try:
-            told = self._command.communicate(timeout=300)[0]
-            if self._command.returncode:
-                raise Broken(f"`ekiben {words[0]}` ended with {self._command.returncode}:\n{told[-2000:]}")
-        finally:
-            self._command = None
-
-    def _environ(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EKIBEN_", "PULUMI_"))}
-        return {**kept, "TMPDIR": str(self.temporary), "PULUMI_SKIP_UPDATE_CHECK": "true", "EKIBEN_STACK": STACK}
-
     def _check(self) -> None:
         """Everything, before the project is destroyed."""
         if not self._until(self.traffic.call, "the endpoint answers"):
@@ -293,13 +210,6 @@ class Loop:
         except Broken as error:
             self._wrong([str(error)])
 
-    def _settled(self, look: Callable[[], list[str]]) -> None:
-        """What is still wrong after a while: a process that was killed takes a moment to be gone."""
-        deadline = time.monotonic() + PATIENCE_S
-        while (found := look()) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        self._wrong(found)
-
     def _count(self) -> None:
         self.totals["calls"] += self.traffic.sent
         self.totals["answers"] += len(self.traffic.answers)
@@ -307,8 +217,3 @@ class Loop:
         if (self.state_dir / "station.db").exists():
             for what in ("events", "deliveries", "runs"):
                 self.totals[what] += self._rows(f"select count(*) as n from {what}")[0]["n"]
-
-    def _wrong(self, sentences: Iterable[str]) -> None:
-        for sentence in sentences:
-            self.violations.append(f"{self.now}: {sentence}")
-            self.say(f"VIOLATION {self.violations[-1]}")

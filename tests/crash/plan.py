@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-__all__ = ["PHASES", "Phase", "Point", "plan"]
+__all__ = ["PHASES", "Phase", "Point", "plan", "plan_of_ups"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ PER_CYCLE = len(PHASES) + EXTRA
 @dataclass(frozen=True)
 class Point:
     """Kill `victim` in the `phase` of a `cycle`, `delay_s` after it is first seen, or, when `making`, after the engine has begun to
-    change something; `down_s` later the next command mends it.
+    change something; `down_s` later the next command mends it. In a cloud, where an engine takes long and is all that there is to
+    kill: when the state holds that `share` of all resources, and what comes `then`.
     """
 
     number: int
@@ -50,6 +51,8 @@ class Point:
     making: bool
     delay_s: float
     down_s: float
+    share: float = 0.0
+    then: str = "up"
 
 
 def plan(seed: int, points: int) -> list[list[Point]]:
@@ -71,3 +74,17 @@ def _point(rng: random.Random, number: int, cycle: int, phase: Phase) -> Point:
     making = phase.engine and (victim in ("station", "worker", "parent") or rng.random() < 0.5)
     delay_s = rng.uniform(0, MAKING_S if making else phase.victims[victim])
     return Point(number, cycle, phase.name, victim, making, round(delay_s, 3), round(rng.uniform(0, 1.0), 3))
+
+
+def plan_of_ups(seed: int, points: int) -> list[list[Point]]:
+    """An `up` for each point, killed at any moment of its work; most are the first one, some change what is there."""
+    rng = random.Random(seed)
+    cycles = []
+    for number in range(points):
+        phase = rng.choices(("up", "change"), (4, 1))[0]
+        victim = rng.choices(("engine", "command", "plugin", "language", "program"), (6, 2, 1, 1, 1))[0]
+        # The program has ended long before the engine has.
+        share = rng.uniform(0.02, 0.3 if victim in ("language", "program") else 0.98)
+        made = {"share": round(share, 3), "then": rng.choice(("up", "destroy"))}
+        cycles.append([Point(number, number, phase, victim, True, round(rng.uniform(0, 0.2), 3), 0.0, **made)])
+    return cycles

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.crash.plan import PER_CYCLE, PHASES, plan
+from tests.crash.plan import PER_CYCLE, PHASES, plan, plan_of_ups
 
 SEED, POINTS, LIMIT_S = 83, 7, 280
+UP_SEED, UPS = 38, 2
 
 
 def test_the_same_seed_is_the_same_plan() -> None:
@@ -25,20 +27,44 @@ def test_the_same_seed_is_the_same_plan() -> None:
     assert all(len(cycle) <= PER_CYCLE for cycle in plan(SEED, 100))
 
 
+def test_ups_are_killed_all_along_and_go_on_either_way() -> None:
+    assert plan_of_ups(SEED, 20) == plan_of_ups(SEED, 20) != plan_of_ups(SEED + 1, 20)
+    points = [point for (point,) in plan_of_ups(SEED, 200)]
+    assert {point.phase for point in points} == {"up", "change"}
+    assert {point.then for point in points} == {"up", "destroy"}
+    assert {point.victim for point in points} == {"engine", "command", "plugin", "language", "program"}
+    engine = [point.share for point in points if point.victim == "engine"]
+    assert min(engine) < 0.1
+    assert max(engine) > 0.9
+
+
 @pytest.mark.engine
 def test_nothing_is_lost_made_twice_or_left_whoever_is_killed() -> None:
-    command = [sys.executable, "-m", "tests.crash", "--seed", str(SEED), "--points", str(POINTS), "--json"]
+    found, log = crashed("--seed", str(SEED), "--points", str(POINTS))
+    assert found["points"] + found["missed"] == POINTS
+    assert found["points"] >= POINTS - 2, f"a machine may be too quick or too slow for one, not for all:\n{log}"
+    assert found["logged"] == found["answers"] > 0
+
+
+@pytest.mark.engine
+def test_an_up_in_a_cloud_that_is_killed_is_taken_up() -> None:
+    found, log = crashed("--seed", str(UP_SEED), "--points", str(UPS), "--provider", "aws")
+    assert found["points"] + found["missed"] == UPS
+    assert found["points"], f"all were missed:\n{log}"
+
+
+def crashed(*words: str) -> tuple[dict[str, Any], str]:
+    """What the command found, and its log; it found nothing wrong."""
     with subprocess.Popen(
-        command, cwd=Path(__file__).parents[2], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+        [sys.executable, "-m", "tests.crash", "--json", *words], cwd=Path(__file__).parents[2], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
         try:
             told, log = process.communicate(timeout=LIMIT_S)
         except BaseException:
             process.terminate()
             raise
     assert process.returncode == 0, log
-    found = json.loads(told)
+    found: dict[str, Any] = json.loads(told)
     assert found["violations"] == 0
-    assert found["points"] + found["missed"] == POINTS
-    assert found["points"] >= POINTS - 2, f"a machine may be too quick or too slow for one, not for all:\n{log}"
-    assert found["logged"] == found["answers"] > 0
+    return found, log

@@ -89,17 +89,22 @@ def _station(state_dir: Path) -> int:
 
 
 class Killer(threading.Thread):
-    """Waits for the moment of a point, kills, and remembers it. `command` is asked for the pid of the CLI that runs now."""
+    """Waits for the moment of a point, kills, and remembers it. `command` is asked for the pid of the CLI that runs now; `moment`,
+    where it is given, whether this is it.
+    """
 
-    def __init__(self, point: Point, state_dir: Path, checkpoint: Path, command: Callable[[], int]) -> None:
+    def __init__(
+        self, point: Point, state_dir: Path, checkpoint: Path, command: Callable[[], int],
+        moment: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(daemon=True)
         self.point, self.state_dir, self.checkpoint = point, state_dir, checkpoint
-        self.command = command
+        self.command, self.moment = command, moment
         self.struck = 0
         self._over = threading.Event()
 
     def run(self) -> None:
-        self._wait(self._changed() if self.point.making else self._victim)
+        self._wait(self.moment or (self._changed() if self.point.making else self._victim))
         self._over.wait(self.point.delay_s)
         while not self._over.is_set():
             if pid := self._victim():

@@ -1,19 +1,21 @@
 """What an engine that was killed has left in the project's own state folder: its lock, and operations that nobody ended.
 
 Ekiben's resources are made by calls that may be repeated and are named by their inputs, so what Pulumi would ask the user to
-look up by hand is known here: one whose making began is taken for made, and the next `up` or `destroy` finds out. Resources of
-other providers are left to Pulumi's own warning.
+look up by hand is known here: one whose making began is taken for made, and the next `up` or `destroy` finds out. Of a cloud's
+resources the provider's package knows what they would be, and a refresh tells whether they are there. Resources of types that
+nobody knows are left to Pulumi's own warning.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from pulumi import automation
 
@@ -21,23 +23,23 @@ from ekiben.engine.kinds import FAMILIES, family
 
 __all__ = ["recover"]
 
-OURS = ("ekiben:", "pulumi:providers:ekiben", "pulumi:pulumi:Stack")
-# Of AWS's resources those that nothing else takes along when it goes: their ids follow from their names, which the engine knows
-# before it asks for them (the section "Import" of each type in Pulumi's registry). Whether they were made, a refresh tells.
-NAMED = {
-    "aws:cloudwatch/eventBus:EventBus": "{name}",
-    "aws:cloudwatch/eventRule:EventRule": "{eventBusName}/{name}",
-    "aws:cloudwatch/logGroup:LogGroup": "{name}",
-    "aws:cloudwatch/metricAlarm:MetricAlarm": "{name}",
-    "aws:ecr/repository:Repository": "{name}",
-    "aws:iam/role:Role": "{name}",
-    "aws:iam/rolePolicy:RolePolicy": "{role}:{name}",
-    "aws:lambda/function:Function": "{name}",
-    "aws:s3/bucket:Bucket": "{bucket}",
-    "aws:scheduler/scheduleGroup:ScheduleGroup": "{name}",
-}
+OURS = ("ekiben:", "pulumi:providers:", "pulumi:pulumi:Stack")
+# The plugin of a type's token -> the module that knows its resources, loaded when one is asked for.
+BEGUN = {"aws": "ekiben.aws.begun"}
 # Written by Pulumi's file backend beside the file that it replaces.
 HALF_WRITTEN = re.compile(r".+\.[0-9a-f]+\.tmp")
+
+
+class Begun(Protocol):
+    """The module that knows the resources of another's plugin."""
+
+    def identity(
+        self, type: str, inputs: Mapping[str, Any], settings: Mapping[str, Any], known: Collection[str]
+    ) -> str | None:
+        """The id of a resource that was perhaps made; empty where there is none to look for, None of a type that it does not know.
+
+        settings: the inputs of the resource's provider; known: the ids of that type that the state has.
+        """
 
 
 def recover(root: Path, opened: automation.Stack, say: Callable[[str], None]) -> None:
@@ -52,7 +54,7 @@ def recover(root: Path, opened: automation.Stack, say: Callable[[str], None]) ->
         opened.cancel()
     states = folder / "stacks" / project
     if _unended(states / f"{opened.name}.json"):
-        _take_up(opened)
+        _take_up(opened, say)
     if states.is_dir():
         for path in states.iterdir():
             if path.name.startswith(f"{opened.name}.json") and HALF_WRITTEN.fullmatch(path.name):
@@ -64,41 +66,82 @@ def _unended(state: Path) -> bool:
         latest = json.loads(state.read_text(encoding="utf-8"))["checkpoint"]["latest"] or {}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return any(_ours(one) or _named(one["resource"]) for one in latest.get("pending_operations") or ())
+    return any(_ours(one) or _begun(one) for one in latest.get("pending_operations") or ())
 
 
-def _take_up(opened: automation.Stack) -> None:
+def _take_up(opened: automation.Stack, say: Callable[[str], None]) -> None:
+    """Operations are forgotten only after all that they may have left was looked at: this may be killed, too."""
     deployment = opened.export_stack()
     body = dict(deployment.deployment or {})
     pending = list(body.get("pending_operations") or ())
     resources = list(body.get("resources") or ())
-    known = {resource["urn"] for resource in resources}
-    for resource in (one["resource"] for one in pending if _ours(one) and one["type"] == "creating"):
-        # One that is being replaced is known, and is replaced again.
-        token = str(resource["type"])
-        ours = family(token) if token.split(":")[1] in FAMILIES else None
-        kind = ours.KINDS.get(token.rpartition(":")[2]) if ours else None
-        if ours is not None and kind is not None and resource["urn"] not in known:
-            inputs = resource["inputs"]
-            resources.append({**resource, "id": ours.identity(kind, inputs), "outputs": ours.begun(kind, inputs)})
-    looked_at = []
-    for resource in (one["resource"] for one in pending if one["type"] == "creating"):
-        if (id := _named(resource)) and resource["urn"] not in known:
-            resources.append({**resource, "id": id, "outputs": resource["inputs"]})
-            looked_at.append(resource["urn"])
-    rest = [one for one in pending if not _ours(one) and one["resource"]["urn"] not in looked_at]
+    ended, looked_at = [], set()
+    for one in pending:  # in their order: what depends on another comes after it
+        begun = _begun(one)
+        found = _found(begun, one, resources) if begun else _made(one, resources)
+        if found is not None:
+            resources += found
+            ended.append(one)
+            looked_at |= {one["resource"]["urn"]} if begun else set()
+    looked_at &= {resource["urn"] for resource in resources if not resource.get("delete")}
+    rest = [one for one in pending if one not in ended]
+    if looked_at:
+        say(f"Looking at what it was at: {len(looked_at)} resources")
+        fresh = {**body, "resources": resources}
+        opened.import_stack(automation.Deployment(version=deployment.version, deployment=fresh))
+        opened.refresh(target=sorted(looked_at))
+        deployment = opened.export_stack()
+        body, resources = dict(deployment.deployment or {}), list((deployment.deployment or {}).get("resources") or ())
     body |= {"pending_operations": rest, "resources": resources}
     opened.import_stack(automation.Deployment(version=deployment.version, deployment=body))
-    if looked_at:
-        opened.refresh(target=looked_at)
 
 
-def _named(resource: Mapping[str, Any]) -> str:
-    """The id of a resource of AWS that was perhaps made; empty of one whose id its inputs do not tell."""
+def _begun(operation: Mapping[str, Any]) -> Begun | None:
+    """What knows the resources of the plugin that the operation is of."""
+    module = BEGUN.get(str(operation.get("resource", {}).get("type", "")).partition(":")[0])
+    return cast("Begun", importlib.import_module(module)) if module else None
+
+
+def _made(operation: Mapping[str, Any], resources: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """A resource of Ekiben's whose making was begun, as if it had ended; None where the operation is another's.
+
+    One that is being replaced is known, and is replaced again.
+    """
+    if not _ours(operation):
+        return None
+    resource = operation["resource"]
+    token, inputs = str(resource["type"]), resource.get("inputs") or {}
+    ours = family(token) if token.split(":")[1] in FAMILIES else None
+    kind = ours.KINDS.get(token.rpartition(":")[2]) if ours else None
+    if ours is None or kind is None or operation["type"] != "creating":
+        return []
+    if any(one["urn"] == resource["urn"] for one in resources):
+        return []
+    return [{**resource, "id": ours.identity(kind, inputs), "outputs": ours.begun(kind, inputs)}]
+
+
+def _found(begun: Begun, operation: Mapping[str, Any], resources: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """What the operation has perhaps made and the state does not have; None where nobody knows.
+
+    What was to take the place of another is to be deleted: that one is replaced again.
+    """
+    resource = operation["resource"]
+    if operation["type"] != "creating":
+        return []
+    type, inputs = str(resource["type"]), resource.get("inputs") or {}
+    provider = str(resource.get("provider", "")).rpartition("::")[0]
+    settings = next((one.get("inputs") or {} for one in resources if one["urn"] == provider), {})
+    known = [str(one.get("id")) for one in resources if one["type"] == type]
     try:
-        return NAMED.get(str(resource.get("type")), "").format(**resource["inputs"])
-    except KeyError:
-        return ""
+        id = begun.identity(type, inputs, settings, known)
+    except KeyError:  # it was given up before it had a name
+        return None
+    if not id:
+        return None if id is None else []
+    if id in known:
+        return []
+    replaces = {"delete": True} if any(one["urn"] == resource["urn"] for one in resources) else {}
+    return [{**resource, "id": id, "outputs": inputs, **replaces}]
 
 
 def _ours(operation: Mapping[str, Any]) -> bool:
