@@ -15,7 +15,7 @@ SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:
   "Choose one with: make setup PYTHON=python3.12" >&2; exit 3; }
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo clean-demo test lint format lock bench-serving bench-station crash fuzz soak docs clean
+.PHONY: help setup demo clean-demo test lint format lock bench-aws bench-serving bench-station crash fuzz soak docs clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -74,8 +74,12 @@ bench-station: setup ## From zero, through the gateway, idle (10 minutes, needs 
 	@$(BIN)/python -m benchmarks.scale_from_zero
 	@$(BIN)/python -m benchmarks.station_load
 
-crash: setup ## kill -9 at 100 points of the whole loop
+bench-aws: setup ## What our components cost on top of plain pulumi-aws, offline (half an hour); writes docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.aws_offline
+
+crash: setup ## kill -9 at 100 points of the whole loop, and at 20 of an up on an emulated AWS
 	@$(BIN)/python -m tests.crash --points 100
+	@$(BIN)/python -m tests.crash --points 20 --provider aws
 
 # atheris has wheels for Linux alone, and is no part of the lock.
 fuzz: .venv/.locked | $(UV) ## Inputs that nobody sends, five minutes for each thing that reads what others send

@@ -41,8 +41,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cycles = (plan if local else plan_of_ups)(args.seed, args.points)
     try:
-        if isinstance(loop, Ups):
-            loop.unseen()
         for number, points in enumerate(cycles):
             loop.cycle(number, points)
     finally:

@@ -102,9 +102,9 @@ class Stack:
     def _run(self, *words: str) -> str:
         """An `ekiben` command, to its end, and what it told. Raises Broken when it fails."""
         where = ("--stack", STACK) if words[0] in ("up", "destroy", "inventory", "env") else ()
-        return self._ended([sys.executable, "-m", "ekiben.cli", *words, *where], self._environ())
+        return self._finished([sys.executable, "-m", "ekiben.cli", *words, *where], self._environ())
 
-    def _ended(self, words: list[str], env: Mapping[str, str]) -> str:
+    def _finished(self, words: list[str], env: Mapping[str, str]) -> str:
         self._command = subprocess.Popen(
             words,
             cwd=self.root,
@@ -123,7 +123,9 @@ class Stack:
             self._command = None
 
     def _environ(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EKIBEN_", "PULUMI_"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "EKIBEN_", "PULUMI_"))
+        }
         return {**kept, "TMPDIR": str(self.temporary), "PULUMI_SKIP_UPDATE_CHECK": "true", "EKIBEN_STACK": STACK}
 
     def _settled(self, look: Callable[[], list[str]]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.crash.plan import PER_CYCLE, PHASES, plan, plan_of_ups
 
 SEED, POINTS, LIMIT_S = 83, 7, 280
-UP_SEED, UPS = 38, 2
+UP_SEED, UPS, UP_LIMIT_S = 38, 2, 560
 
 
 def test_the_same_seed_is_the_same_plan() -> None:
@@ -47,20 +47,21 @@ def test_nothing_is_lost_made_twice_or_left_whoever_is_killed() -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(600)
 def test_an_up_in_a_cloud_that_is_killed_is_taken_up() -> None:
-    found, log = crashed("--seed", str(UP_SEED), "--points", str(UPS), "--provider", "aws")
+    found, log = crashed("--seed", str(UP_SEED), "--points", str(UPS), "--provider", "aws", limit_s=UP_LIMIT_S)
     assert found["points"] + found["missed"] == UPS
     assert found["points"], f"all were missed:\n{log}"
 
 
-def crashed(*words: str) -> tuple[dict[str, Any], str]:
+def crashed(*words: str, limit_s: float = LIMIT_S) -> tuple[dict[str, Any], str]:
     """What the command found, and its log; it found nothing wrong."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.crash", "--json", *words], cwd=Path(__file__).parents[2], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
-            told, log = process.communicate(timeout=LIMIT_S)
+            told, log = process.communicate(timeout=limit_s)
         except BaseException:
             process.terminate()
             raise

@@ -23,6 +23,8 @@ __all__ = ["Ups"]
 
 PLAIN = ("up", "--yes", "--skip-preview", "--non-interactive", "--color", "never")
 MAIN = "main: infra/"
+# As many as the program has, until that is known.
+RESOURCES = 95
 # The state is written at least so often while the second program takes the place of the first.
 CHANGES = 10
 # Ekiben makes the account's group of training jobs where there is none; it is no resource of its own in the state.
@@ -38,7 +40,7 @@ class Ups(Stack):
         settings = self.root / "Pulumi.yaml"
         settings.write_text(settings.read_text("utf-8").replace(MAIN, "main: cloud/"), encoding="utf-8")
         (self.root / "change.txt").write_text("0")
-        self.now, self.whole = "before all", 0
+        self.now, self.whole = "before all", RESOURCES
         self._run("destroy", "--yes")  # the emulator and the stack are there, and hold nothing
         self.variables: dict[str, str] = json.loads(self._run("env", "--json"))
         self.pulumi = str(shutil.which("pulumi", path=self.variables["PATH"]))
@@ -54,29 +56,6 @@ class Ups(Stack):
         super().end()
         aws.stop(stacks.state_dir(self.root))
 
-    def unseen(self) -> None:
-        """Everything was made, and nobody saw it end: `destroy` finds all of it. What was begun and not made is nowhere."""
-        self.now = "all unseen"
-        try:
-            self._run("up")
-            state = json.loads(self.checkpoint.read_text("utf-8"))
-            latest = state["checkpoint"]["latest"]
-            self.whole = len(latest["resources"])
-            theirs = [one for one in latest["resources"] if one["type"].startswith("aws:")]
-            settings = {one["urn"] for one in theirs if one["type"] in begun.REPEATED}
-            rest = [one for one in latest["resources"] if not one["custom"] or one["type"].startswith("pulumi:")]
-            pending = [_unseen(one, settings) for one in latest["resources"] if one not in rest]
-            never = [_never(one, settings) for one in _one_of_each(theirs)]
-            latest["resources"] = rest
-            latest["pending_operations"] = [{"type": "creating", "resource": one} for one in (*pending, *never)]
-            self.checkpoint.write_text(json.dumps(state), encoding="utf-8")
-            self._run("destroy", "--yes")
-            self._gone()
-            self._run("inventory")
-        except Broken as error:
-            self._wrong([str(error)])
-        self.say(f"{self.now}: {self.whole} resources")
-
     def cycle(self, number: int, points: list[Point]) -> None:
         (point,) = points
         self.number = number
@@ -90,12 +69,29 @@ class Ups(Stack):
             if point.then == "up":
                 self._run("up")
                 self._wrong(self._differs())
+                self._unsee()
             self._run("destroy", "--yes")
             self._gone()
+            if point.then == "up":
+                self._run("inventory")
         except Broken as error:
             self._wrong([str(error)])
             self._wrong(self._cleared())
         self.say(self.now)
+
+    def _unsee(self) -> None:
+        """As if everything was made, and nobody saw it end; and of each type one was begun that was not made."""
+        state = json.loads(self.checkpoint.read_text("utf-8"))
+        latest = state["checkpoint"]["latest"]
+        self.whole = len(latest["resources"])
+        theirs = [one for one in latest["resources"] if one["type"].startswith("aws:")]
+        settings = {one["urn"] for one in theirs if one["type"] in begun.REPEATED}
+        rest = [one for one in latest["resources"] if not one["custom"] or one["type"].startswith("pulumi:")]
+        pending = [_unseen(one, settings) for one in latest["resources"] if one not in rest]
+        pending += [_never(one, settings) for one in _one_of_each(theirs)]
+        latest |= {"resources": rest, "pending_operations": [{"type": "creating", "resource": one} for one in pending]}
+        self.totals["unseen"] += len(pending)
+        self.checkpoint.write_text(json.dumps(state), encoding="utf-8")
 
     def _struck(self, point: Point) -> None:
         """An `up` that is killed: Pulumi's own, or Ekiben's verb with all that it runs. One that had ended before was missed."""
@@ -106,7 +102,7 @@ class Ups(Stack):
             if verb:
                 self._run("up")
             else:
-                self._ended([self.pulumi, *PLAIN, "--stack", STACK], {**self._environ(), **self.variables})
+                self._finished([self.pulumi, *PLAIN, "--stack", STACK], {**self._environ(), **self.variables})
         except Broken as error:
             if not killer.struck:
                 raise Broken(f"it failed, and nothing was killed: {error}") from error
