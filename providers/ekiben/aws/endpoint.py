@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ekiben import runtime
-from ekiben.aws.bentos import VERSION_VARIABLES, check_bytes, environment, last_predictions
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import EndpointFacts, facts_of
 from ekiben.aws.lambdas import Answer, Lambda, said_of
 from ekiben.aws.measures import LAMBDA, measured
 from ekiben.aws.storage import open_storage
+from ekiben.bentos import VERSION_VARIABLES, check_bytes, environment, last_predictions
 from ekiben.errors import (
     ModelFailed,
     NotFound,

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ekiben import runtime
-from ekiben.aws.bentos import check_bytes, last_predictions
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import ExpressFacts, facts_of, tags
 from ekiben.aws.hosting import no_tags
@@ -22,6 +21,7 @@ from ekiben.aws.logs import lines
 from ekiben.aws.measures import BALANCER, measured
 from ekiben.aws.services import Definition, Services, address
 from ekiben.aws.storage import open_storage
+from ekiben.bentos import check_bytes, last_predictions
 from ekiben.errors import ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.invocations import as_json, parsed, refusal
 from ekiben.records import LoggedPrediction, ModelVersion, Part, Platform, Prediction, Revision, RevisionMetrics

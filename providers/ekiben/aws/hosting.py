@@ -14,11 +14,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from ekiben.aws.bentos import environment
 from ekiben.aws.client import Cloud
 from ekiben.aws.errors import code_of
 from ekiben.aws.logs import lines
 from ekiben.aws.waiting import looks, when_assumable
+from ekiben.bentos import environment
 from ekiben.errors import AlreadyExists, EkibenError, ModelFailed, NotFound, ProviderError, Unavailable, Unsupported
 from ekiben.invocations import as_json, parsed, refusal
 from ekiben.records import ModelVersion, Prediction

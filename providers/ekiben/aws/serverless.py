@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ekiben import runtime
-from ekiben.aws.bentos import check_bytes, last_predictions
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import ServerlessFacts, facts_of, tags
 from ekiben.aws.hosting import Hosting, no_tags
 from ekiben.aws.measures import SAGEMAKER, measured
 from ekiben.aws.storage import open_storage
+from ekiben.bentos import check_bytes, last_predictions
 from ekiben.errors import ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.records import (
     LoggedPrediction,

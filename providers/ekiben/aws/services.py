@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from ekiben.aws.bentos import environment
 from ekiben.aws.client import Cloud
 from ekiben.aws.errors import RoleNotReady, code_of
 from ekiben.aws.facts import ExpressFacts
 from ekiben.aws.hosting import moment
 from ekiben.aws.waiting import looks, when_assumable
+from ekiben.bentos import environment
 from ekiben.errors import NotFound, ProviderError, Unavailable
 from ekiben.records import ModelVersion
 

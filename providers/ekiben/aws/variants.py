@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ekiben import runtime
-from ekiben.aws.bentos import check_bytes, last_predictions
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import VariantsFacts, facts_of, tags
 from ekiben.aws.hosting import Hosting, no_tags
 from ekiben.aws.measures import SAGEMAKER, measured
 from ekiben.aws.scaling import scale, stay
 from ekiben.aws.storage import open_storage
+from ekiben.bentos import check_bytes, last_predictions
 from ekiben.errors import NotFound, SpecError, Unavailable, Unsupported
 from ekiben.records import LoggedPrediction, ModelVersion, Part, Platform, Prediction, Revision, RevisionMetrics
 from ekiben.revisions import check_weights, revision_id

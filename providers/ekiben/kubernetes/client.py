@@ -136,6 +136,11 @@ class Cluster:
         at = f"{self.path('Service', service)}/proxy/{path.lstrip('/')}"
         return self._transport(to).send(method, at, {}, headers, body, timeout_s, to)
 
+    def proxied_pod(self, pod: str, path: str, to: str, *, timeout_s: float) -> Answer:
+        """What a pod ("NAME:PORT") tells at a path, asked through the API server."""
+        at = f"{self.path('Pod', pod)}/proxy/{path.lstrip('/')}"
+        return self._transport(to).send("GET", at, {}, {}, b"", timeout_s, to)
+
     def path(self, kind: str, name: str = "") -> str:
         root, plural = KINDS[kind]
         at = f"{root}/{plural}" if kind == "Node" else f"{root}/namespaces/{self.namespace}/{plural}"

@@ -16,7 +16,7 @@ import xml.etree.ElementTree
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 ATTEMPTS = 5
 TIMEOUT_S = 60.0
@@ -32,6 +32,15 @@ class Refused(Exception):
     def __init__(self, what: str, status: int, code: str) -> None:
         super().__init__(f"cannot {what}: the store answers {status} {code}".rstrip())
         self.status, self.code = status, code
+
+
+class Found(NamedTuple):
+    """An object of a list. modified: RFC 3339, by the store's clock."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+    modified: str
 
 
 class Store:
@@ -99,12 +108,23 @@ class Store:
 
     def list(self, uri: str) -> Iterator[tuple[str, int]]:
         """(s3:// URI, size in bytes) of each object whose URI starts so, sorted, over all pages."""
+        for one in self.look(uri):
+            yield one.uri, one.size_bytes
+
+    def look(self, uri: str, after: str = "") -> Iterator[Found]:
+        """Each object whose URI starts so, of those that sort behind `after`, a URI: sorted, over all pages."""
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         query = {"list-type": "2", "prefix": prefix}
+        if after:
+            query["start-after"] = after.removeprefix(f"s3://{bucket}/")
         while True:
             page = xml.etree.ElementTree.fromstring(self._asked("GET", f"s3://{bucket}", query=query)[1])  # noqa: S314
             for one in page.iterfind("{*}Contents"):
-                yield f"s3://{bucket}/{one.findtext('{*}Key')}", int(one.findtext("{*}Size") or 0)
+                told = {
+                    name: str(one.findtext(f"{{*}}{name}") or "") for name in ("Key", "Size", "ETag", "LastModified")
+                }
+                at = f"s3://{bucket}/{told['Key']}"
+                yield Found(at, int(told["Size"] or 0), told["ETag"].strip('"'), told["LastModified"])
             following = page.findtext("{*}NextContinuationToken")
             if page.findtext("{*}IsTruncated") != "true" or not following:
                 return

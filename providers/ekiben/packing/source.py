@@ -36,7 +36,15 @@ RUN_FACE = (
 # Where the run face of each provider begins: what these import of the provider's own package goes along.
 OF_PROVIDER = {
     "aws": ("aws/handler.py", "aws/runtime.py"),
-    "kubernetes": ("kubernetes/due.py",),
+    "kubernetes": (
+        "kubernetes/due.py",
+        "kubernetes/handler.py",
+        "kubernetes/runtime.py",
+        "station/calls.py",
+        "station/handler.py",
+        "station/output.py",
+        "station/processes.py",
+    ),
     "local": ("local/runtime.py", "station/client.py", "station/handler.py", "station/wire.py"),
 }
 # What makes a platform, what only the machine of a station or an emulator runs, and what tests are made with.

@@ -1,4 +1,6 @@
-"""What all endpoints on AWS do with a version: look whether its bento is the one registered, tell a container, read its log."""
+"""What endpoints whose servers fetch their bento do with a version: look whether it is the one registered, tell a container of it,
+read its log.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ import itertools
 from typing import Any, cast
 
 from ekiben import predictions
-from ekiben.aws.storage import Storage
 from ekiben.errors import IntegrityError
 from ekiben.records import LoggedPrediction, ModelVersion
 from ekiben.revisions import revision_id
+from ekiben.storage import Storage
 
 __all__ = ["VERSION_VARIABLES", "check_bytes", "environment", "last_predictions"]
 
@@ -23,7 +25,8 @@ def check_bytes(storage: Storage, version: ModelVersion, operation: str) -> None
         found = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
     if found != version.digest:
         raise IntegrityError(
-            "aws", operation, f"the bento has the digest {found}, not {version.digest}: it is not the one registered",
+            storage.part.provider, operation,
+            f"the bento has the digest {found}, not {version.digest}: it is not the one registered",
             "Pack and register it again",
         )  # fmt: skip
 

@@ -1,0 +1,240 @@
+"""Revisions without Knative: a Deployment, a Service and an HPA each. Traffic goes by the weights of an HTTPRoute where the cluster
+has a gateway, else by how many pods of each take part in the endpoint's own Service.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ekiben.bentos import environment
+from ekiben.errors import AlreadyExists, NotFound, Unavailable, Unsupported
+from ekiben.kubernetes.calls import Address
+from ekiben.kubernetes.client import STRATEGIC, Cluster, inside
+from ekiben.kubernetes.errors import trouble_of
+from ekiben.kubernetes.facts import COMPONENT, REVISION, TRAFFIC, EndpointFacts, labels
+from ekiben.kubernetes.knative import DIGEST, VERSION
+from ekiben.kubernetes.pods import variable
+from ekiben.records import ModelVersion, Part, Platform, Revision, RevisionState
+from ekiben.revisions import revision_id
+from ekiben.waiting import looks
+
+__all__ = ["Deployments", "pods_by_weight"]
+
+PORT = 8080
+WEIGHT, TAG = "ekiben.dev/weight", "ekiben.dev/tag"
+CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 600.0, 0.1, 2.0
+# Until every node knows that a pod is not to be asked any more.
+LEAVE_S = 5
+# Of its CPUs: what is busier gets another pod.
+BUSY_PERCENT = 80
+
+
+class Deployments:
+    """The Deployments with this endpoint's labels. `pods` is the label by which a revision's pods are known."""
+
+    def __init__(self, cluster: Cluster, facts: EndpointFacts, part: Part, platform: Platform) -> None:
+        self._cluster, self._facts, self._part, self._platform = cluster, facts, part, platform
+        self.pods = REVISION
+
+    def revisions(self, operation: str) -> list[Revision]:
+        """Newest first."""
+        found = []
+        for one in self._made(operation):
+            meta = one["metadata"]
+            state, reason = self._state(one, operation)
+            found.append(Revision(
+                id=meta["labels"][REVISION], endpoint=self._part.name, version=meta["annotations"].get(VERSION, ""),
+                digest=meta["annotations"].get(DIGEST, ""), state=state, weight=float(meta["annotations"].get(WEIGHT, 0)),
+                tag=meta["annotations"].get(TAG, ""), instances=int((one.get("status") or {}).get("readyReplicas") or 0),
+                reason=reason, created_at=str(meta["creationTimestamp"]),
+            ))  # fmt: skip
+        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+
+    def make(self, version: ModelVersion, operation: str) -> None:
+        """Make the revision of a version, without traffic. Silent where it is there."""
+        id = revision_id(version)
+        name, whose = self.name(id), labels(self._platform, self._part, revision=id)
+        pod = json.loads(json.dumps(self._facts.pod))
+        container = pod["containers"][0]
+        container["env"] = [
+            *container.get("env", ()),
+            *(variable(key, value) for key, value in environment(version).items()),
+        ]
+        container["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 1}
+        # Who is still sent here, while it ends, is answered.
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}
+        pod["terminationGracePeriodSeconds"] = math.ceil(self._facts.drain_s) + LEAVE_S + 1
+        template = {"metadata": {"labels": {**whose, TRAFFIC: "no"}}, "spec": pod}
+        deployment = {
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": name, "labels": whose, "annotations": {
+                VERSION: version.id, DIGEST: version.digest, WEIGHT: "0",
+            }},
+            "spec": {
+                "replicas": 1, "selector": {"matchLabels": {COMPONENT: self._part.name, REVISION: id}}, "template": template,
+                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "100%"}},
+            },
+        }  # fmt: skip
+        with suppress(AlreadyExists):
+            self._cluster.create("Deployment", deployment, operation)
+        made = self._cluster.get("Deployment", name, operation)
+        with suppress(AlreadyExists):
+            self._cluster.create("Service", self._service(made, whose), operation)
+
+    def state(self, id: str, operation: str) -> tuple[RevisionState, str]:
+        """Of a revision that was made."""
+        return self._state(self._cluster.get("Deployment", self.name(id), operation), operation)
+
+    def tag(self, id: str, tag: str, operation: str) -> None:
+        """Point a tag at a revision, and away from any other."""
+        for one in self._made(operation):
+            mine = one["metadata"]["labels"][REVISION] == id
+            if mine or one["metadata"]["annotations"].get(TAG) == tag:
+                self._note(one["metadata"]["name"], {TAG: tag if mine else None}, operation)
+
+    def shift(self, weights: Mapping[str, float], operation: str) -> None:
+        """Start what gets traffic, then move it, then let go of what has none. Raises Unavailable where pods do not start."""
+        made = {one["metadata"]["labels"][REVISION]: one for one in self._made(operation)}
+        given = {id: weight for id, weight in weights.items() if weight}
+        wanted = pods_by_weight(given, max(self._facts.min_instances, 1), self._facts.max_instances)
+        if self._facts.route:
+            wanted = dict.fromkeys(given, max(self._facts.min_instances, 1))
+        # While traffic is split by pods their number is the split: nothing else may change it.
+        scaled = len(given) == 1 or bool(self._facts.route)
+        for id, pods in wanted.items():
+            if not scaled:
+                self._cluster.delete("HorizontalPodAutoscaler", self.name(id), operation)
+            self._scale(made[id], pods, "yes", operation)
+        for id in wanted:
+            self._settled(id, operation)
+        if self._facts.route:
+            self._route(given, operation)
+        for id, one in made.items():
+            if id not in given:
+                self._cluster.delete("HorizontalPodAutoscaler", self.name(id), operation)
+                self._scale(one, 1, "no", operation)
+            elif scaled:
+                self._autoscale(one, operation)
+            self._note(one["metadata"]["name"], {WEIGHT: f"{given.get(id, 0):g}"}, operation)
+
+    def remove(self, id: str, operation: str) -> None:
+        """Delete a revision without traffic, and wait until its pods have drained; silent where there is none."""
+        self._cluster.delete("HorizontalPodAutoscaler", self.name(id), operation)
+        self._cluster.delete("Deployment", self.name(id), operation)
+        self._cluster.delete("Service", self.name(id), operation)
+        own = {COMPONENT: self._part.name, REVISION: id}
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            if not list(self._cluster.list("Pod", operation, labels=own)):
+                return
+        raise Unavailable("kubernetes", operation, "its pods do not end", "They go on ending; repeat it later")
+
+    def address(self, id: str, operation: str) -> Address:
+        """Where the endpoint is called, or one of its revisions by its id or a tag."""
+        name = self._facts.service
+        if id:
+            ids = [one["metadata"]["labels"][REVISION] for one in self._made(operation)
+                   if id in (one["metadata"]["labels"][REVISION], one["metadata"]["annotations"].get(TAG))]  # fmt: skip
+            name = self.name(ids[0] if ids else id)
+        elif self._facts.route and self._facts.ingress_url:
+            return Address(url=self._facts.ingress_url, host=self._facts.url.partition("://")[2])
+        url = f"http://{name}.{self._facts.namespace}.svc:{PORT}" if inside() else ""
+        return Address(url=url, service=f"{name}:{PORT}")
+
+    def name(self, id: str) -> str:
+        return f"{self._facts.service}-{id}"
+
+    def _made(self, operation: str) -> list[dict[str, Any]]:
+        return list(self._cluster.list("Deployment", operation, labels=f"{COMPONENT}={self._part.name},{REVISION}"))
+
+    def _state(self, deployment: Mapping[str, Any], operation: str) -> tuple[RevisionState, str]:
+        status, meta = deployment.get("status") or {}, deployment["metadata"]
+        if status.get("availableReplicas"):
+            return "ready", ""
+        own = {COMPONENT: self._part.name, REVISION: meta["labels"][REVISION]}
+        troubles = [trouble_of(pod) for pod in self._cluster.list("Pod", operation, labels=own)]
+        trouble = next(filter(None, troubles), None) or trouble_of(None, (), _failed(status))
+        late = any(one.get("reason") == "ProgressDeadlineExceeded" for one in status.get("conditions") or ())
+        state: RevisionState = "failed" if late or (trouble and trouble.lasting) else "starting"
+        return state, str(trouble) if trouble else ""
+
+    def _service(self, deployment: Mapping[str, Any], whose: Mapping[str, str]) -> dict[str, Any]:
+        meta = deployment["metadata"]
+        return {
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": meta["name"], "labels": dict(whose), "ownerReferences": [_owner(meta)]},
+            "spec": {
+                "selector": {COMPONENT: self._part.name, REVISION: whose[REVISION]},
+                "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
+            },
+        }  # fmt: skip
+
+    def _scale(self, deployment: Mapping[str, Any], pods: int, traffic: str, operation: str) -> None:
+        """So many pods, with or without a part in the endpoint's Service: others, of which each starts before one of these ends."""
+        spec: dict[str, Any] = {"replicas": pods}
+        if not self._facts.route:
+            spec["template"] = {"metadata": {"labels": {TRAFFIC: traffic}}}
+        self._cluster.patch("Deployment", deployment["metadata"]["name"], {"spec": spec}, operation, how=STRATEGIC)
+
+    def _settled(self, id: str, operation: str) -> None:
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            one = self._cluster.get("Deployment", self.name(id), operation)
+            status, wanted = one.get("status") or {}, one["spec"]["replicas"]
+            same = status.get("observedGeneration", 0) >= one["metadata"]["generation"]
+            if same and status.get("updatedReplicas", 0) == wanted == status.get("availableReplicas", 0) == status.get(
+                "replicas", 0
+            ):
+                return
+        _, why = self.state(id, operation)
+        raise Unavailable(
+            "kubernetes", operation, f"the pods of {id} are not ready{f': {why}' if why else ''}", "Repeat it later"
+        )
+
+    def _route(self, weights: Mapping[str, float], operation: str) -> None:
+        refs = [{"name": self.name(id), "port": PORT, "weight": round(100 * weight)} for id, weight in weights.items()]
+        self._cluster.patch("HTTPRoute", self._facts.route, {"spec": {"rules": [{"backendRefs": refs}]}}, operation)
+
+    def _autoscale(self, deployment: Mapping[str, Any], operation: str) -> None:
+        meta, least = deployment["metadata"], max(self._facts.min_instances, 1)
+        cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": BUSY_PERCENT}}
+        scaler = {
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": meta["name"], "labels": meta["labels"], "ownerReferences": [_owner(meta)]},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": meta["name"]},
+                "minReplicas": least, "maxReplicas": max(self._facts.max_instances, least),
+                "metrics": [{"type": "Resource", "resource": cpu}],
+            },
+        }  # fmt: skip
+        with suppress(AlreadyExists):
+            self._cluster.create("HorizontalPodAutoscaler", scaler, operation)
+
+    def _note(self, name: str, annotations: Mapping[str, str | None], operation: str) -> None:
+        with suppress(NotFound):
+            self._cluster.patch("Deployment", name, {"metadata": {"annotations": dict(annotations)}}, operation)
+
+
+def pods_by_weight(weights: Mapping[str, float], least: int, most: int) -> dict[str, int]:
+    """How many pods of each revision make the split: the fewest that do so exactly. Raises Unsupported where `most` are too few."""
+    if len(weights) == 1:
+        return dict.fromkeys(weights, least)
+    for total in range(max(least, len(weights)), most + 1):
+        pods = {id: weight * total / 100 for id, weight in weights.items()}
+        if all(abs(count - round(count)) < 1e-6 and round(count) > 0 for count in pods.values()):
+            return {id: round(count) for id, count in pods.items()}
+    asked = ":".join(f"{weight:g}" for weight in weights.values())
+    raise Unsupported(
+        f"Without Knative and without a gateway traffic is split by pods, and max_instances={most} of them do not make {asked}. "
+        "Name a gateway in the stack's config (ekiben:gateway), raise max_instances, or split it otherwise."
+    )
+
+
+def _owner(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": meta["name"], "uid": meta["uid"]}
+
+
+def _failed(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in status.get("conditions") or () if one.get("type") in ("Progressing", "ReplicaFailure")]
