@@ -17,10 +17,9 @@ import pytest
 
 import ekiben as ek
 from ekiben import packing
-from ekiben.kubernetes.container import FAILED
 from ekiben.kubernetes.facts import S3, TrainingFacts, facts_of
 from ekiben.kubernetes.jobs import ask_of, request
-from ekiben.kubernetes.keys import event_key
+from ekiben.kubernetes.keys import FAILED, event_key
 from ekiben.kubernetes.s3 import Refused
 
 from .conftest import platform, training_part

@@ -26,11 +26,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ekiben import job
 from ekiben.errors import EkibenError, SpecError
 from ekiben.keys import is_data
 from ekiben.kubernetes.keeping import Kept
-from ekiben.kubernetes.keys import event_key
+from ekiben.kubernetes.keys import EARLIER, FAILED, INTERRUPTED, MASTER_PORT, event_key
 from ekiben.kubernetes.rounds import Rounds
 from ekiben.kubernetes.s3 import Refused, Store
 from ekiben.lineage.data import snapshot
@@ -43,12 +42,8 @@ from ekiben.station.contained import Attempts, Shown, empty, environment_of, has
 from ekiben.station.interruptions import last_checkpoint, lost_s
 from ekiben.station.nodes import Verdict, start, watch
 
-__all__ = ["EARLIER", "FAILED", "INTERRUPTED", "main"]
+__all__ = ["main"]
 
-# What the Job's failure policy tells apart: it has failed for good, or it was stopped and may go on.
-FAILED, INTERRUPTED = 42, 128 + signal.SIGTERM
-# The first line of a pod that takes another one's place; as many lines follow of what that one has logged.
-EARLIER = "ekiben: of earlier pods, {} lines:"
 NAME_TIMEOUT_S = 30.0
 
 
@@ -291,7 +286,7 @@ def _given(node: Node) -> dict[str, Any]:
         "nodes": 1, "cpus": [[]], "gpus": [gpus], "spec_uri": os.environ["EKIBEN_ASK_URI"],
         "machine_env": {
             "EKIBEN_NODE_RANK": str(node.rank), "EKIBEN_NODE_COUNT": str(ask["nodes"]),
-            "EKIBEN_MASTER_ADDR": _master(node), "EKIBEN_MASTER_PORT": str(job.PORT),
+            "EKIBEN_MASTER_ADDR": _master(node), "EKIBEN_MASTER_PORT": str(MASTER_PORT),
         },
     }  # fmt: skip
 
@@ -304,7 +299,7 @@ def _master(node: Node) -> str:
     deadline = time.monotonic() + NAME_TIMEOUT_S
     while name and time.monotonic() < deadline and not node.stopped:
         with contextlib.suppress(OSError):
-            if address in {str(one[4][0]) for one in socket.getaddrinfo(name, job.PORT)}:
+            if address in {str(one[4][0]) for one in socket.getaddrinfo(name, MASTER_PORT)}:
                 return name
         time.sleep(0.5)
     if name:

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ekiben.errors import NoCapacity, SpecError
-from ekiben.job import PORT
 from ekiben.kubernetes.bootstrap import command, variables
-from ekiben.kubernetes.container import FAILED
 from ekiben.kubernetes.facts import TrainingFacts, labels
-from ekiben.kubernetes.keys import job_name, run_key
+from ekiben.kubernetes.keys import FAILED, MASTER_PORT, job_name, run_key
 from ekiben.kubernetes.pods import s3_variables, variable
 from ekiben.records import Job, Part, Platform
 from ekiben.runs import check_job
@@ -108,7 +106,7 @@ def service(job: Mapping[str, Any]) -> dict[str, Any]:
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": meta["name"], "labels": meta["labels"], "ownerReferences": [owner]},
         "spec": {
-            "clusterIP": "None", "publishNotReadyAddresses": True, "ports": [{"name": "master", "port": PORT}],
+            "clusterIP": "None", "publishNotReadyAddresses": True, "ports": [{"name": "master", "port": MASTER_PORT}],
             "selector": {"batch.kubernetes.io/job-name": meta["name"]},
         },
     }  # fmt: skip

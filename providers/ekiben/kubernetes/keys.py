@@ -1,4 +1,7 @@
-"""Where things lie in a stack's buckets, and what objects made at run time are called. Standard library only: pods have it, too."""
+"""Where things lie in a stack's buckets, what objects made at run time are called, and what pods and their watchers agree on.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,14 @@ import json
 import re
 from datetime import UTC, datetime
 
-__all__ = ["event_key", "event_time", "job_name", "run_key"]
+__all__ = ["EARLIER", "FAILED", "INTERRUPTED", "MASTER_PORT", "event_key", "event_time", "job_name", "run_key"]
 
+# What the pods of a run and those who watch them agree on. Exit statuses: it has failed for good, or it was stopped and may go on.
+FAILED, INTERRUPTED = 42, 143
+# The first line of a pod that takes another one's place; as many lines follow of what that one has logged.
+EARLIER = "ekiben: of earlier pods, {} lines:"
+# Where node 0 is reached: that of `ekiben.job`.
+MASTER_PORT = 29500
 # The pods of an Indexed Job are NAME-INDEX-xxxxx, and hosts are NAME-INDEX: 63 characters at most.
 NAME_CHARS = 52
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ekiben.errors import EkibenError, ProviderError
 from ekiben.kubernetes.client import Cluster
-from ekiben.kubernetes.container import EARLIER
+from ekiben.kubernetes.keys import EARLIER
 
 __all__ = ["lines"]
 
