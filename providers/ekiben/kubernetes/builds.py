@@ -34,6 +34,8 @@ TAIL_LINES = 20
 MACHINE, ARCHITECTURE = "x86_64", "amd64"
 GLIBC = "manylinux_2_28"
 CHUNK_BYTES = 1 << 20
+# What uv leaves beside packages, with the time in it.
+OF_INSTALLER = frozenset({".lock", "uv_cache.json"})
 
 
 def found(repository: str, tag: str) -> str:
@@ -57,7 +59,7 @@ def built(repository: str, tag: str, source: str, *, stopped: threading.Event, t
         with zipfile.ZipFile(source) as file:
             file.extractall(context)  # noqa: S202 - a zip of our own
         told = json.loads((context / DESCRIPTION).read_text("utf-8"))
-        base = _base(told["base"])
+        base = _base(told["base"], repository)
         _check_python(base, told)
         site = Path(folder, "layer", *SITE.strip("/").split("/"))
         _install(context, site, told["python"], stopped, timeout_s or BUILD_TIMEOUT_S)
@@ -97,8 +99,11 @@ class Layer(NamedTuple):
     content: str
 
 
-def _base(name: str) -> Base:
+def _base(name: str, beside: str) -> Base:
+    """The base image. In the registry that images are pushed to it is reached as that is, without TLS where it has none."""
     place = Repository(name)
+    if beside.startswith(f"http://{place.host}/"):
+        place = Repository(f"http://{name}")
     image = place.image(place.tag or "latest")
     if image is not None and image.kind in INDEX:
         image = _of_machine(place, image)
@@ -146,8 +151,11 @@ def _install(context: Path, site: Path, python: str, stopped: threading.Event, t
         _run(command, f"install {name}", stopped, deadline)
     shutil.copytree(context / "ekiben", site / "ekiben", dirs_exist_ok=True)
     if interpreter := _interpreter(short):
-        # What does not compile is not imported either: some packages have files for other Pythons.
-        command = [interpreter, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", str(site)]
+        # Under the names that files have in the image. What does not compile is not imported: it is for other Pythons.
+        root = str(site)[: -len(SITE)]
+        command = [
+            interpreter, "-m", "compileall", "-q", "-s", root, "-p", "/", "--invalidation-mode", "unchecked-hash", str(site),
+        ]  # fmt: skip
         _run(command, "compile what it has", stopped, deadline, strict=False)
 
 
@@ -220,7 +228,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     """Every folder and file below, parents first, in the order of their names."""
     for folder, folders, names in os.walk(root):
         folders.sort()
-        for name in sorted([*folders, *names]):
+        for name in sorted([*folders, *(one for one in names if one not in OF_INSTALLER)]):
             path = Path(folder, name)
             yield path.relative_to(root).as_posix(), path
 

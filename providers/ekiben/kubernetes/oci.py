@@ -27,7 +27,7 @@ from ekiben.errors import AccessDenied, NotFound, ProviderError, SpecError, Unav
 __all__ = ["CONFIG", "INDEX", "LAYER", "MANIFEST", "Image", "Repository", "digest_of"]
 
 TIMEOUT_S, HELPER_TIMEOUT_S = 60.0, 30.0
-ATTEMPTS, FIRST_PAUSE_S = 4, 0.5
+ATTEMPTS, FIRST_PAUSE_S = 5, 0.2
 CHUNK_BYTES = 1 << 20
 OCI, DOCKER = "application/vnd.oci.image", "application/vnd.docker"
 MANIFEST, CONFIG, LAYER = f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar+gzip"
