@@ -39,14 +39,20 @@ def library() -> packing.Bundle:
 
 
 def training_part(
-    bucket: str, s3: S3, library: packing.Bundle, code: packing.Bundle, image: str = "python:3.11", **spec: Any
+    bucket: str,
+    s3: S3,
+    library: packing.Bundle,
+    code: packing.Bundle,
+    image: str = "python:3.11",
+    namespace: str = NAMESPACE,
+    **spec: Any,
 ) -> ek.Part:
     """A training whose archives are in the bucket, with fields of its spec over the usual ones."""
     wanted = {**SPEC, **spec}
     resources = wanted["resources"]
     shape = pod("job", image, vcpu=resources["vcpu"], memory_mib=resources["memory_mib"] + OWN_MIB)
     facts = {
-        "namespace": NAMESPACE, "s3": s3.to_dict(), "storage_uri": bucket, "spec": wanted, "pod": shape,
+        "namespace": namespace, "s3": s3.to_dict(), "storage_uri": bucket, "spec": wanted, "pod": shape,
         "code_uri": f"{bucket}/code/{code.sha256}.tar", "code_sha256": code.sha256, "code": {"commit": "abc", "dirty": False},
         "library_uri": f"{bucket}/code/{library.sha256}.tar", "library_sha256": library.sha256,
         "bus": f"{bucket}/deliveries/_events", "input_uris": {"points": f"{bucket}/points/"},

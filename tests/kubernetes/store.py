@@ -14,9 +14,9 @@ from ekiben.kubernetes.s3 import Store
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """The store's URL."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+def serving(address: str = "127.0.0.1") -> Iterator[str]:
+    """The store's URL, at an address of this machine."""
+    server = ThreadedMotoServer(address, 0, verbose=False)
     server.start()
     assert server._server is not None
     app, lock = server._server.app, threading.Lock()

@@ -1,0 +1,220 @@
+"""The run face on a real cluster: real pods under Pod Security "restricted", which are killed, cancelled, and cannot be placed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from lightkube.config.kubeconfig import KubeConfig
+
+import ekiben as ek
+from ekiben import packing
+from ekiben.emulators.kubernetes.chosen import Chosen
+from ekiben.kubernetes.client import Cluster
+from ekiben.kubernetes.facts import S3, RegistryFacts, StorageFacts
+from ekiben.kubernetes.keys import job_name
+from ekiben.kubernetes.registry import Registry
+from ekiben.kubernetes.storage import Storage
+from ekiben.kubernetes.training import Training
+from tests.waiting import until
+
+from . import store
+from .conftest import platform, training_part
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+JOB = Path(__file__).parents[1] / "rigs" / "project" / "training_jobs" / "tiny"
+OF_JOB = "batch.kubernetes.io/job-name"
+
+
+class Stack:
+    """A namespace as a stack has it, a store on this machine that its pods reach, and a bucket."""
+
+    def __init__(self, cluster: Chosen, url: str, library: packing.Bundle) -> None:
+        self.namespace, self.url, self.bucket = f"demo-{uuid.uuid4().hex[:8]}", url, store.bucket(url)
+        self.api, self.store = Cluster(self.namespace), store.client(url)
+        self.image, self.library, self.code = cluster.config["ekiben:pythonImage"], library, packing.bundle(JOB)
+        self.s3 = S3(url=url, secret="keys")
+        security = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self._make("Namespace", "api/v1/namespaces", {"metadata": {"name": self.namespace, "labels": security}})
+        keys = {"access_key_id": "testing", "secret_access_key": "not-a-secret"}
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
+        self._make("Secret", self.api.path("Secret"), {"metadata": {"name": "keys"}, "data": data})
+        for one in (self.code, library):
+            self.store.put(f"{self.bucket}/code/{one.sha256}.tar", one.path.read_bytes())
+        self.store.put(f"{self.bucket}/points/a.jsonl", b'{"x": 1, "y": 3}\n{"x": 2, "y": 6}\n')
+
+    def training(self, image: str = "", **spec: Any) -> Training:
+        part = training_part(
+            self.bucket,
+            self.s3,
+            self.library,
+            self.code,
+            image or self.image,
+            self.namespace,
+            **{"timeout_s": 300, **spec},
+        )
+        return Training(part, platform(part))
+
+    def pods(self, run: str) -> list[dict[str, Any]]:
+        return list(self.api.list("Pod", "look", labels={OF_JOB: job_name("tiny", run, self.bucket)}))
+
+    def destroy(self) -> None:
+        self.api.delete_at(f"api/v1/namespaces/{self.namespace}", "clean up")
+
+    def _make(self, kind: str, path: str, thing: dict[str, Any]) -> None:
+        self.api._json("POST", path, "set up", {"apiVersion": "v1", "kind": kind, **thing})
+
+
+@pytest.fixture(scope="module")
+def stack(emulated_kubernetes: Chosen, library: packing.Bundle) -> Iterator[Stack]:
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("KUBECONFIG", emulated_kubernetes.kubeconfig)
+        # The address of this machine that the cluster's pods reach is the one from which it reaches the cluster.
+        server = urlsplit(KubeConfig.from_file(emulated_kubernetes.kubeconfig).get().cluster.server)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.connect((server.hostname, server.port))
+            address = one.getsockname()[0]
+        with store.serving(address) as url:
+            made = Stack(emulated_kubernetes, url, library)
+            yield made
+            made.destroy()
+
+
+def finished(training: Training, id: str) -> ek.Run:
+    return until(lambda: run if (run := training.run(id)).ended else None, f"the run {id} ends")
+
+
+def test_storage_and_registry_read_the_keys_from_the_secret(stack: Stack) -> None:
+    lake = StorageFacts(namespace=stack.namespace, uri=stack.bucket, s3=stack.s3)
+    storage = Storage(
+        ek.Part(name="lake", kind="storage", provider="kubernetes", ref="lake", facts=lake.to_dict()), platform()
+    )
+    assert storage.get(storage.put("a b/駅弁.txt", b"x").key) == b"x"
+    facts = RegistryFacts(
+        namespace=stack.namespace,
+        uri=f"{stack.bucket}/registry/models",
+        s3=stack.s3,
+        bus=f"{stack.bucket}/deliveries/_events",
+    )
+    part = ek.Part(name="models", kind="registry", provider="kubernetes", ref="models", facts=facts.to_dict())
+    registry = Registry(part, platform(part))
+    version = ek.ModelVersion(
+        model="tiny",
+        version=0,
+        key="run-1",
+        digest="0" * 64,
+        bento_uri=f"{stack.bucket}/bentos/x.tar",
+        created_at="",
+        created_by="me",
+    )
+    assert registry.register(version).id == "tiny:1"
+    registry.decide("tiny:1", "approved", who="me", why="")
+    told = [json.loads(stack.store.get(uri)) for uri, _ in stack.store.list(f"{stack.bucket}/deliveries/_events/")]
+    assert [one["subject"] for one in told if one["type"] == "ModelDecided"] == ["tiny:1"]
+    absent = StorageFacts(namespace=stack.namespace, uri=stack.bucket, s3=S3(url=stack.url, secret="other"))
+    lost = Storage(
+        ek.Part(name="lake", kind="storage", provider="kubernetes", ref="lake", facts=absent.to_dict()), platform()
+    )
+    with pytest.raises(ek.NotFound, match="cannot read the keys of the store"):
+        lost.get("x")
+
+
+def test_a_run_is_submitted_once_followed_and_told_of_when_its_pods_are_gone(stack: Stack) -> None:
+    training, job = stack.training(), ek.Job(id="Monday-1", params={"scale": 2.0, "steps": 3, "step_s": 0.5})
+    first = training.submit(job)
+    assert first.state in ("pending", "running")
+    assert training.submit(job).submitted_at == first.submitted_at
+    with pytest.raises(ek.AlreadyExists, match="other inputs or parameters"):
+        training.submit(ek.Job(id="Monday-1", params={"scale": 3.0}))
+    followed = list(training.logs("Monday-1", follow=True))
+    assert "read 2 points on node 0" in followed
+    run = finished(training, "Monday-1")
+    assert (run.state, run.metrics, run.attempts) == ("succeeded", {"slope": 6.0, "points": 2.0}, 1), run.reason
+    assert json.loads(stack.store.get(f"{run.model_uri}model.json"))["slope"] == 6.0
+    assert run.lineage["by"]
+    assert [one.id for one in training.runs()] == ["Monday-1"]
+    (pod,) = stack.pods("Monday-1")
+    assert pod["metadata"]["labels"]["ekiben.dev/run"] == "Monday-1"
+    stack.api.delete("Pod", pod["metadata"]["name"], "clean up")
+    assert list(training.logs("Monday-1")) == followed
+    # Also where somebody has deleted the Job.
+    stack.api.delete("Job", job_name("tiny", "Monday-1", stack.bucket), "clean up")
+    until(lambda: not list(stack.api.list("Job", "look")), "the Job goes")
+    assert training.run("Monday-1").metrics == run.metrics
+    with pytest.raises(ek.NotFound, match="no such run"):
+        training.run("Tuesday-1")
+
+
+def test_a_pod_of_two_that_is_killed_comes_back_and_both_go_on_from_the_checkpoint(stack: Stack) -> None:
+    training = stack.training(nodes=2, spot=True)
+    training.submit(ek.Job(id="pair", params={"first_steps": 5000, "step_s": 0.05}))
+    at = f"{stack.bucket}/runs/tiny/pair"
+    until(lambda: [uri for uri, _ in stack.store.list(f"{at}/checkpoints/attempts.txt")], "a checkpoint is stored")
+    until(lambda: [uri for uri, _ in stack.store.list(f"{at}/log-1.txt")], "the second node works")
+    (second,) = [
+        one
+        for one in stack.pods("pair")
+        if one["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "1"
+    ]
+    stack.api._json(
+        "DELETE",
+        stack.api.path("Pod", second["metadata"]["name"]),
+        "kill a pod",
+        {"gracePeriodSeconds": 0, "propagationPolicy": "Background"},
+    )
+    run = finished(training, "pair")
+    assert (run.state, run.nodes, run.attempts) == ("succeeded", 2, 2), run.reason
+    assert [one.reason for one in run.interruptions], "the first attempt was interrupted"
+    log = list(training.logs("pair"))
+    assert [line for line in log if line.startswith("[1] read 2 points on node 1")]
+    assert any("attempt 2, with the checkpoint" in line for line in log)
+
+
+def test_a_run_that_is_cancelled_is_gone_with_its_pods(stack: Stack) -> None:
+    training = stack.training()
+    training.submit(ek.Job(id="long", params={"steps": 5000, "step_s": 0.05}))
+    until(lambda: training.run("long").metrics, "it works")
+    run = training.cancel("long")
+    assert (run.state, run.reason) == ("cancelled", "cancelled")
+    assert not [one for one in stack.pods("long") if one["status"]["phase"] == "Running"]
+    assert training.cancel("long").state == "cancelled"
+    kept = stack.store.get(f"{stack.bucket}/runs/tiny/long/checkpoints/terminated.txt")
+    assert kept == b"yes", "SIGTERM came first"
+    told = [json.loads(stack.store.get(uri)) for uri, _ in stack.store.list(f"{stack.bucket}/deliveries/_events/")]
+    assert [one["data"]["state"] for one in told if one["subject"] == "long"] == ["cancelled"]
+
+
+def test_what_cannot_run_says_why(stack: Stack) -> None:
+    host = stack.image.partition("/")[0]
+    training = stack.training(image=f"{host}/no-such-image:1")
+    training.submit(ek.Job(id="unpulled"))
+    run = until(lambda: run if "image" in (run := training.run("unpulled")).reason else None, "the reason is told")
+    assert run.state == "pending"
+    assert "its image cannot be pulled" in run.reason
+    assert "imagePullSecret" in run.reason
+    assert training.cancel("unpulled").state == "cancelled"
+    too_large = stack.training(resources={"vcpu": 0.5, "memory_mib": 512, "gpus": 0, "gpu": ""}, nodes=1)
+    too_large._facts.pod["containers"][0]["resources"]["requests"]["cpu"] = "900"
+    too_large._facts.pod["containers"][0]["resources"]["limits"]["cpu"] = "900"
+    with pytest.raises(ek.NoCapacity, match=r"no node of the cluster has cpu 900 \(the most is \d+\)"):
+        too_large.submit(ek.Job(id="large"))
+    with pytest.raises(ek.NotFound):
+        too_large.run("large")
+
+
+def test_a_pod_that_the_namespace_forbids_is_a_run_that_says_so(stack: Stack) -> None:
+    training = stack.training()
+    training._facts.pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    training.submit(ek.Job(id="forbidden"))
+    run = until(lambda: run if (run := training.run("forbidden")).reason else None, "the reason is told")
+    assert "violates PodSecurity" in run.reason
+    assert "Pod Security" in run.reason
+    training.cancel("forbidden")
