@@ -33,23 +33,25 @@ settings.load_profile("ekiben")
 
 # The tests of these folders share what takes long to make.
 RIG = "tests/conformance/"
-TOGETHER = (
-    RIG, "tests/example/", "tests/new/test_project.py", "tests/aws/test_deployed.py", "tests/aws/test_emulated.py",
-    "tests/aws/test_endpoint.py", "tests/aws/test_roles.py", "tests/aws/test_stack_compute.py",
-    "tests/emulators/test_plugin_engine.py", "tests/serving/test_trees_install.py", "tests/teardown/",
-    "tests/test_packing_bento.py",
+TOGETHER = (RIG, "tests/example/", "tests/teardown/")
+# These share nothing, take long, and come last: the workers divide them.
+SINGLY = ("tests/engine/", "tests/cli/test_readme.py")
+# Long, and under the engine: first of those.
+LONG = (
+    *TOGETHER, "tests/new/test_project.py", "tests/aws/test_deployed.py", "tests/aws/test_roles.py",
+    "tests/aws/test_stack_compute.py", "tests/emulators/test_plugin_engine.py",
 )  # fmt: skip
 
 
 class Scheduling(LoadScopeScheduling):
-    """One worker for what is together; each other test by itself. (xdist's own groups do nothing since pytest 9.2.)"""
+    """One worker for a module, which makes what its tests share once. (xdist's own groups do nothing since pytest 9.2.)"""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(RIG) and (rig := re.search(r"\[(local|aws)\b", nodeid)):
             return RIG + rig[1]  # a platform each
-        if nodeid.startswith("tests/example/test_demo.py"):
-            return nodeid  # it waits for the engine, the others do not
-        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid)
+        if nodeid.startswith(SINGLY):
+            return nodeid
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
@@ -63,7 +65,7 @@ def needs_engine(item: pytest.Item) -> bool:
 
 def order(item: pytest.Item) -> tuple[bool, bool]:
     """Those that need the engine come last, and of them what is long and cannot be divided first: no worker waits for the other."""
-    return needs_engine(item), not item.nodeid.startswith(TOGETHER)
+    return needs_engine(item), not item.nodeid.startswith(LONG)
 
 
 def pytest_configure(config: pytest.Config) -> None:
