@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def made() -> Iterator[Made]:
             yield Made(stack, platform)
         finally:
             emulator.stop(stacks.state_dir(stack.folder))
+            shutil.rmtree(stack.folder)
 
 
 def version(made: Made, folder: Path, number: int, slope: float) -> ek.ModelVersion:

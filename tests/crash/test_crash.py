@@ -12,7 +12,7 @@ import pytest
 
 from tests.crash.plan import PER_CYCLE, PHASES, plan, plan_of_ups
 
-SEED, POINTS, LIMIT_S = 83, 7, 280
+SEED, POINTS, LIMIT_S = 83, 7, 560
 UP_SEED, UPS, UP_LIMIT_S = 38, 2, 560
 
 

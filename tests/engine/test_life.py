@@ -142,7 +142,7 @@ def test_d7_two_stacks_on_one_machine_do_not_touch_each_other(project: Project) 
     assert not dev.exists()
     assert launch.running(other)
     assert (other / "platform.json").read_bytes() == before
-    assert stacks.up(project.root, "other", progress=quiet()).changes == {}
+    assert stacks.preview(project.root, "other", progress=quiet()).changes == {}
 
 
 def test_plain_pulumi_works_and_leaves_the_checkout_clean(project: Project) -> None:

@@ -132,7 +132,10 @@ def guided(target: str, cpu_s: float, seed: int, told: Callable[[Report], None])
             sys.stdout.flush()
             os._exit(0)
 
+    kept = Path(__file__).parents[2] / ".build" / "fuzz"  # what ends the process, by the digest of the input
+    kept.mkdir(parents=True, exist_ok=True)
     quiet = [
+        f"-artifact_prefix={kept}/",
         "-verbosity=0",
         "-print_final_stats=0",
         f"-max_len={MAX_BYTES}",

@@ -49,7 +49,9 @@ def make(base: type) -> Any:
                 if not LIVE:
                     self.env.undo()
                     aws.stop(stacks.state_dir(self.stack.folder))
-            shutil.rmtree(self.stack.folder)
+                    shutil.rmtree(self.stack.folder)
+            if LIVE:  # what could not be destroyed is in the state
+                shutil.rmtree(self.stack.folder)
 
         def again(self) -> int:
             return self.stack.again()

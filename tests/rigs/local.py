@@ -26,8 +26,13 @@ def make(base: type) -> Any:
             return self.stack.up()
 
         def down(self) -> None:
-            self.stack.down()
-            shutil.rmtree(self.stack.folder)
+            from ekiben.station import launch
+
+            try:
+                self.stack.down()
+            finally:
+                launch.stop(self.state_dir)
+                shutil.rmtree(self.stack.folder)
 
         def again(self) -> int:
             return self.stack.again()
