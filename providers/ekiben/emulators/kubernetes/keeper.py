@@ -42,9 +42,7 @@ def serve(at: Layout, ready: Callable[[], None]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: ended.set())
     (at.state / ABOUT).unlink(missing_ok=True)
-    machine.sweep(at)
-    for target in at.bound.values():
-        Path(target).mkdir(parents=True, exist_ok=True)
+    machine.sweep()
     parts.keys(at)
     machine.make_groups()
     node = _node(at)
@@ -54,7 +52,7 @@ def serve(at: Layout, ready: Callable[[], None]) -> int:
     finally:
         (at.state / ABOUT).unlink(missing_ok=True)
         _end(node)
-        machine.sweep(at)
+        machine.sweep()
         lock.close()
     return 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ekiben import daemon
 from ekiben.emulators.kubernetes import binaries, images, knative, machine
 from ekiben.emulators.kubernetes.layout import ABOUT, LOCK, LOG, REGISTRY, Layout, state_dir
-from ekiben.errors import Unavailable, Unsupported
+from ekiben.errors import SpecError, Unavailable, Unsupported
 from ekiben.station.client import locked
 from ekiben.station.launch import tail
 
@@ -89,6 +89,10 @@ def ensure(say: Say = lambda line: None, *, fresh: bool = False) -> Cluster:
     if not running():
         if reason := machine.why_not():
             raise Unsupported(f"No cluster can be started here: {reason}.")
+        if _layout().hidden:
+            raise SpecError(
+                f"A cluster cannot lie at {state_dir()}. Let XDG_STATE_HOME and XDG_CACHE_HOME be outside /var/lib."
+            )
         machine.install(say)
         binaries.ensure(say)
         images.ensure(say)
@@ -123,7 +127,7 @@ def stop() -> None:
             )
         time.sleep(POLL_S)
     if at.state.exists() and machine.why_not() == "":
-        machine.sweep(at)  # for one that was killed
+        machine.sweep()  # for one that was killed
 
 
 def forget() -> None:

@@ -7,6 +7,7 @@ the addresses are seen from outside, by the routes over the pair of virtual devi
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,14 @@ __all__ = [
     "state_dir",
 ]
 
-# A network that RFC 2544 keeps for benchmarks, which no home or office has.
-HOST, NODE, PREFIX = "198.18.0.1", "198.18.0.2", 30
-PODS, SERVICES = "198.18.64.0/18", "198.18.128.0/18"
-API_SERVICE = "198.18.128.1"
+# A second cluster beside the first, for tests of how one ends: in the environment of those who use it.
+NUMBER = "EKIBEN_CLUSTER"
+_NUMBER = 1 if os.environ.get(NUMBER) == "1" else 0
+# Networks that RFC 2544 keeps for benchmarks, which no home or office has.
+_NETWORK = f"198.{18 + _NUMBER}"
+HOST, NODE, PREFIX = f"{_NETWORK}.0.1", f"{_NETWORK}.0.2", 30
+PODS, SERVICES = f"{_NETWORK}.64.0/18", f"{_NETWORK}.128.0/18"
+API_SERVICE = f"{_NETWORK}.128.1"
 NODE_NAME = "ekiben"
 API_PORT, REGISTRY_PORT, PROXY_PORT = 6443, 5000, 3128
 SERVER = f"https://{NODE}:{API_PORT}"
@@ -38,8 +43,8 @@ REGISTRY = f"{NODE}:{REGISTRY_PORT}"
 # Where the ingress listens, for all and for pods, and the Service by which pods find it.
 INGRESS, INGRESS_INSIDE = f"{NODE}:80", f"{NODE}:8081"
 INGRESS_NAME = "ingress.knative-serving.svc.cluster.local"
-DEVICE, PEER = "ekiben0", "node0"
-CGROUP = "ekiben-cluster"
+DEVICE, PEER = f"ekiben{_NUMBER}", "node0"
+CGROUP = f"ekiben-cluster{_NUMBER}"
 ETCD = "http://127.0.0.1:2379"
 # Inside, /run is the cluster's own and empty at each start.
 CONTAINERD = "/run/containerd/containerd.sock"
@@ -54,7 +59,7 @@ def state_dir() -> Path:
     """The folder of the cluster's state: one for this user."""
     import platformdirs
 
-    return (Path(platformdirs.user_state_dir("ekiben")) / "cluster").resolve()
+    return (Path(platformdirs.user_state_dir("ekiben")) / f"cluster{_NUMBER or ''}").resolve()
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,12 @@ class Layout:
     @property
     def bound(self) -> dict[Path, str]:
         """Folders of ours that stand, inside, where Kubernetes writes without being asked."""
-        return {self.state / "kubelet": "/var/lib/kubelet", self.state / "var-log": "/var/log"}
+        return {self.state / "var-lib": "/var/lib", self.state / "var-log": "/var/log"}
+
+    @property
+    def hidden(self) -> bool:
+        """Do those folders hide what is needed inside?"""
+        return any(place.is_relative_to(target) for place in (self.state, self.bin) for target in self.bound.values())
 
     def config_of(self, user: str) -> Path:
         return self.etc / f"{user}.kubeconfig"

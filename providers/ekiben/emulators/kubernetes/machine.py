@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ekiben.emulators.kubernetes import binaries
-from ekiben.emulators.kubernetes.layout import CGROUP, CNI_PLUGINS, DEVICE, HOST, PODS, PREFIX, SERVICES, Layout
+from ekiben.emulators.kubernetes.layout import CGROUP, CNI_PLUGINS, DEVICE, HOST, PODS, PREFIX, SERVICES
 from ekiben.errors import NotFound, ProviderError
 
 __all__ = ["install", "routes", "sweep", "why_not"]
@@ -116,10 +116,10 @@ def routes(pid: int) -> None:
             )
 
 
-def sweep(at: Layout) -> None:
+def sweep() -> None:
     """Take away what is left on this machine of a cluster whose processes have ended, however they ended. Raises ProviderError.
 
-    Its processes, mounts and network went with its namespaces; cgroups and empty folders stay until somebody removes them.
+    Its processes, mounts and network went with its namespaces; cgroups stay until somebody removes them.
     """
     deadline = time.monotonic() + GONE_S
     while left := _groups() + ([DEVICE] if Path("/sys/class/net", DEVICE).exists() else []):
@@ -136,10 +136,6 @@ def sweep(at: Layout) -> None:
                 PROVIDER, "stop the cluster", f"{', '.join(left[:3])} cannot be removed", "Look which process holds it"
             )
         time.sleep(POLL_S)
-    for target in at.bound.values():
-        if target == "/var/lib/kubelet":
-            with suppress(OSError):  # it was there before, and somebody's
-                os.rmdir(target)
 
 
 def make_groups() -> None:

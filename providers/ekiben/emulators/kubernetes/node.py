@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ DEVICE_PATIENCE_S = 30.0
 API_PATIENCE_S = 180.0
 AGAIN_AFTER_S = 1.0
 END_S = 5.0
+KEEP_DATA = ("etcd", "registry", "containerd")
 POLL_S = 0.05
 logger = logging.getLogger("ekiben.emulators.kubernetes")
 
@@ -77,15 +79,16 @@ class Supervisor:
                 threading.Timer(AGAIN_AFTER_S, self.start, ([part],)).start()
 
     def end(self) -> None:
-        """Ask what keeps data to end, and wait a moment for it."""
+        """Ask what keeps data to end, and wait a moment for it; the others are not waited for, nor by it."""
         with self._lock:
             self._ending = True
-            asked = [pid for pid, part in self._running.items() if part.name in ("etcd", "registry", "containerd")]
-        for pid in asked:
+            running = dict(self._running)
+        asked = {pid for pid, part in running.items() if part.name in KEEP_DATA}
+        for pid in running:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 15)
+                os.kill(pid, signal.SIGTERM if pid in asked else signal.SIGKILL)
         deadline = time.monotonic() + END_S
-        while self._running.keys() & set(asked) and time.monotonic() < deadline:
+        while self._running.keys() & asked and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
     def _spawn(self, part: parts.Part) -> int:
@@ -135,7 +138,7 @@ def _mount(at: Layout) -> None:
     for folder, target in at.bound.items():
         folder.mkdir(parents=True, exist_ok=True)
         _run("mount", "--bind", str(folder), target)
-    _run("mount", "--make-rshared", "/var/lib/kubelet")
+    _run("mount", "--make-rshared", "/var/lib")
 
 
 def _network() -> None:

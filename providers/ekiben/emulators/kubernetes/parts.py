@@ -15,6 +15,7 @@ from ekiben.emulators.kubernetes.layout import (
     INGRESS_NAME,
     NODE,
     NODE_NAME,
+    NUMBER,
     PODS,
     SERVER,
     SERVICES,
@@ -38,7 +39,8 @@ class Part:
 def environment(at: Layout) -> dict[str, str]:
     """What every part inherits: no variable of the user's, who may have proxies and credentials there."""
     path = os.pathsep.join([str(at.bin), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
-    return {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
+    which = {NUMBER: os.environ[NUMBER]} if NUMBER in os.environ else {}
+    return {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", **which}
 
 
 def keys(at: Layout) -> None:
