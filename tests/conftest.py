@@ -63,9 +63,13 @@ def needs_engine(item: pytest.Item) -> bool:
     return item.get_closest_marker("engine") is not None or item.nodeid.startswith(RIG)
 
 
+def needs_cluster(item: pytest.Item) -> bool:
+    return item.get_closest_marker("cluster") is not None
+
+
 def order(item: pytest.Item) -> tuple[bool, bool]:
-    """Those that need the engine come last, and of them what is long and cannot be divided first: no worker waits for the other."""
-    return needs_engine(item), not item.nodeid.startswith(LONG)
+    """Those that need what is built come last, of them first what is long and cannot be divided: no worker waits for the other."""
+    return needs_engine(item) or needs_cluster(item), not item.nodeid.startswith(LONG)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,6 +87,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """A test's time limit begins after this: the first build of the CLI may take longer."""
     if needs_engine(item):
         wait_for_cli()
+    if needs_cluster(item):
+        wait_for_cluster()
     return (yield)
 
 
@@ -90,3 +96,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def wait_for_cli() -> None:
     with suppress(EkibenError):  # the tests tell what is wrong
         pulumi_cli.ensure(Path(__file__).parents[1], lambda line: None)
+
+
+@cache
+def wait_for_cluster() -> None:
+    from ekiben.emulators.kubernetes import chosen, launch
+
+    if chosen.found() is None and not chosen.kind_may():
+        with suppress(EkibenError):  # the tests are skipped, or tell what is wrong
+            launch.build(lambda line: None)

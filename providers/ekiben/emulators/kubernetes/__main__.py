@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from ekiben.emulators.kubernetes import binaries, images, machine
+from ekiben.emulators.kubernetes import launch
 from ekiben.errors import EkibenError
 
 
 def main() -> int:
-    if reason := machine.why_not():
-        print(f"No cluster can be here: {reason}.", file=sys.stderr)
-        return 0
     try:
-        machine.install(_say)
-        binaries.ensure(_say)
-        images.ensure(_say)
+        launch.build(_say)
     except EkibenError as error:
         print(error, file=sys.stderr)
         return 5

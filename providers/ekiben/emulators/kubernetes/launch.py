@@ -21,7 +21,7 @@ from ekiben.errors import SpecError, Unavailable, Unsupported
 from ekiben.station.client import locked
 from ekiben.station.launch import tail
 
-__all__ = ["Cluster", "ensure", "forget", "found", "install_knative", "running", "stop"]
+__all__ = ["Cluster", "build", "ensure", "forget", "found", "install_knative", "running", "stop"]
 
 START_S = 240.0
 STOP_S = 60.0
@@ -87,15 +87,11 @@ def ensure(say: Say = lambda line: None, *, fresh: bool = False) -> Cluster:
     if (cluster := found()) is not None:
         return cluster
     if not running():
-        if reason := machine.why_not():
-            raise Unsupported(f"No cluster can be started here: {reason}.")
         if _layout().hidden:
             raise SpecError(
                 f"A cluster cannot lie at {state_dir()}. Let XDG_STATE_HOME and XDG_CACHE_HOME be outside /var/lib."
             )
-        machine.install(say)
-        binaries.ensure(say)
-        images.ensure(say)
+        build(say)
         _start()
     deadline = time.monotonic() + START_S
     while (cluster := found()) is None:
@@ -109,6 +105,15 @@ def install_knative(say: Say = lambda line: None) -> Cluster:
     """Have Knative Serving in the cluster that runs; returns when it takes services. Raises what `knative.ensure` does."""
     knative.ensure(_layout(), say)
     return ensure(say)
+
+
+def build(say: Say) -> None:
+    """Have all that a cluster takes: Debian's packages, the binaries, the images' layers. Raises as `ensure` does."""
+    if reason := machine.why_not():
+        raise Unsupported(f"No cluster can be started here: {reason}.")
+    machine.install(say)
+    binaries.ensure(say)
+    images.ensure(say)
 
 
 def stop() -> None:
