@@ -81,10 +81,11 @@ NOTHING: dict[str, list[str]] = {
 }
 
 
-def running_pod(api: Api) -> str:
-    """A pod that runs until it is ended, and its log."""
+def running_pod(told: dict[str, Any]) -> str:
+    """The identity of a pod that runs until it is ended."""
+    api = Api(Path(told["environment"]["KUBECONFIG"]))
     pods = "/api/v1/namespaces/default/pods"
-    containers = [{"name": "main", "image": "pause:1"}]
+    containers = [{"name": "main", "image": told["config"]["ekiben:pythonImage"], "command": ["sleep", "10000"]}]
     until(lambda: api.get("/api/v1/namespaces/default/serviceaccounts")["items"])
     api.create(pods, {"metadata": {"name": "stays"}, "spec": {"containers": containers}})
     until(lambda: api.get(f"{pods}/stays")["status"].get("phase") == "Running")
@@ -103,8 +104,7 @@ def test_it_is_found_stopped_without_a_trace_and_has_kept_its_objects() -> None:
     assert first["running"]
     assert first["origin"] == "own"
     assert emulate() == first == emulate("--status"), "a second start finds the first"
-    api = Api(Path(first["environment"]["KUBECONFIG"]))
-    uid = running_pod(api)
+    uid = running_pod(first)
     assert left()["cgroups"]
     emulate("--stop")
     assert left() == NOTHING
@@ -121,8 +121,7 @@ def test_it_is_found_stopped_without_a_trace_and_has_kept_its_objects() -> None:
 
 @pytest.mark.parametrize("whom", ["keeper", "everything"])
 def test_killed_it_leaves_nothing_once_it_is_stopped(whom: str) -> None:
-    emulate()
-    running_pod(Api(STATE / "kubeconfig"))
+    running_pod(emulate())
     keeper = int((STATE / layout.LOCK).read_text())
     members = family(keeper)
     assert len(members) > 10

@@ -16,22 +16,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ekiben.emulators.kubernetes import parts
-from ekiben.emulators.kubernetes.api import Api
+from ekiben.emulators.kubernetes.api import Api, Refused
 from ekiben.emulators.kubernetes.dns import Names
-from ekiben.emulators.kubernetes.layout import HOST, NODE, PEER, PREFIX, READY, Layout, write_configs
+from ekiben.emulators.kubernetes.layout import HOST, NODE, NODE_NAME, PEER, PREFIX, READY, Layout, write_configs
 from ekiben.emulators.kubernetes.volumes import provide
 
 __all__ = ["main"]
 
 DEVICE_PATIENCE_S = 30.0
-API_PATIENCE_S = 180.0
+PATIENCE_S = 180.0
 AGAIN_AFTER_S = 1.0
 END_S = 5.0
 KEEP_DATA = ("etcd", "registry", "containerd")
 POLL_S = 0.05
+BEGUN = datetime.now(UTC)
 logger = logging.getLogger("ekiben.emulators.kubernetes")
 
 
@@ -109,19 +112,36 @@ def _start(at: Layout, supervisor: Supervisor) -> None:
     try:
         supervisor.start(parts.storage(at))
         api = Api(at.kubeconfig)
-        deadline = time.monotonic() + API_PATIENCE_S
-        while not api.ready():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the API server is not ready after {API_PATIENCE_S:g} s")
-            time.sleep(POLL_S)
+        _wait(api.ready, "the API server is not ready")
         supervisor.start(parts.control(at))
         Names(api).start()
         provide(api, at.volumes)
         supervisor.start([*parts.node(at), *parts.edge(at)])
+        _wait(lambda: _takes_pods(api), "the node is not ready")
         print(READY, flush=True)
     except BaseException:
         logger.exception("the cluster does not start")
         os._exit(1)
+
+
+def _wait(found: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not found():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{otherwise} after {PATIENCE_S:g} s")
+        time.sleep(POLL_S)
+
+
+def _takes_pods(api: Api) -> bool:
+    """Has the node said in this life that it is ready, and has the first namespace the account that pods have?"""
+    try:
+        lease = api.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE_NAME}")
+        conditions = api.get(f"/api/v1/nodes/{NODE_NAME}")["status"].get("conditions", [])
+        api.get("/api/v1/namespaces/default/serviceaccounts/default")
+    except Refused:
+        return False
+    renewed = datetime.fromisoformat(lease["spec"]["renewTime"])
+    return renewed > BEGUN and {"Ready": "True"}.items() <= {one["type"]: one["status"] for one in conditions}.items()
 
 
 def _until_the_keeper_ends(supervisor: Supervisor) -> None:
