@@ -126,7 +126,10 @@ def policies(recorded: Recorded) -> list[Policy]:
                     continue
                 assert made.type in TYPES, f"{made} has a policy that nobody reads here"
                 found.append(Policy(made.type, made.name, document, kind or "resource"))
-        theirs = str(made.inputs.get("policyArn", "")).rpartition(":policy/")[2] in THEIRS
+        attached = str(made.inputs.get("policyArn", "")).rpartition(":policy/")[2]
+        theirs = attached in THEIRS or any(
+            one.type.endswith(":Policy") and attached.startswith(one.name) for one in recorded.made
+        )
         if (made.type.endswith(":RolePolicyAttachment") and not theirs) or made.inputs.get("managedPolicyArns"):
             raise AssertionError(f"{made} attaches a policy of somebody else, which changes without us")
     return found

@@ -18,6 +18,7 @@ ACCOUNT, REGION = "123456789012", "eu-west-1"
 NAMED = {
     "aws:s3/bucket:Bucket": ("bucket", "arn:aws:s3:::{name}"),
     "aws:iam/role:Role": ("name", "arn:aws:iam::{account}:role/{name}"),
+    "aws:iam/policy:Policy": ("name", "arn:aws:iam::{account}:policy/{name}"),
     "aws:lambda/function:Function": ("name", "arn:aws:lambda:{region}:{account}:function:{name}"),
     "aws:cloudwatch/eventBus:EventBus": ("name", "arn:aws:events:{region}:{account}:event-bus/{name}"),
     "aws:cloudwatch/eventRule:EventRule": ("name", "arn:aws:events:{region}:{account}:rule/{name}"),

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from botocore.session import get_session
 from hypothesis import example, given, strategies as st
 
 import ekiben as ek
@@ -151,3 +152,10 @@ def test_the_table_in_the_docs_has_every_column_of_the_rule() -> None:
 
 def test_the_limit_of_the_provider_is_that_of_its_most_patient_service() -> None:
     assert SUPPORT.limits.endpoint_timeout_s == max(one.timeout_s for one in BACKENDS)
+
+
+def test_sagemaker_s_requests_are_as_large_as_its_api_says() -> None:
+    service = get_session().get_service_model("sagemaker-runtime")
+    body = service.operation_model("InvokeEndpoint").input_shape.members["Body"]
+    assert ROWS["sagemaker-instances"].request_bytes == body.metadata["max"]
+    assert ROWS["sagemaker-serverless"].request_bytes <= body.metadata["max"]

@@ -18,6 +18,7 @@ from moto.events.models import EventPattern
 import ekiben as ek
 from ekiben import packing
 from ekiben.aws.components import Function, Registry, Storage, triggers
+from ekiben.aws.components.policies import Asked, together
 from ekiben.aws.components.program import Aws
 from ekiben.aws.facts import FunctionFacts, facts_of
 from ekiben.emulators.aws.clock import next_time
@@ -210,8 +211,8 @@ def test_the_end_of_a_run_is_told_by_the_names_of_the_training_s_jobs(root: Path
         def create(self) -> None:
             self.ref, self.facts = pulumi.Output.from_input("r"), pulumi.Output.from_input({"storage_uri": "s3://lake"})
 
-        def needs(self) -> pulumi.Output[Any]:
-            return pulumi.Output.from_input([])
+        def needs(self) -> Asked:
+            return together()
 
     (root / "train.py").write_text("")
 

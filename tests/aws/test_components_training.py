@@ -53,25 +53,20 @@ def made(project: Path, **spec: Any) -> Recorded:
     return run(program, project)
 
 
-def allowed(recorded: Recorded) -> dict[str, list[Mapping[str, Any]]]:
-    """Of the role's policies: name -> statements."""
-    return {one.name: list(statements(one)) for one in recorded.all("RolePolicy")}
+def allowed(recorded: Recorded) -> list[Mapping[str, Any]]:
+    """What the role's policy says."""
+    return list(statements(recorded.one("RolePolicy")))
 
 
 def test_a_job_s_role_reads_its_inputs_and_its_code_and_writes_its_runs(project: Path) -> None:
     recorded = made(project)
-    policies = allowed(recorded)
-    assert set(policies) == {
-        "income-writes", "income-reads", "income-reads-census", "income-reads-more-rows", "income-runs",
-    }  # fmt: skip
-    assert policies["income-writes"][1]["Resource"] == ["arn:aws:s3:::lake-0123abc/runs/income/*"]
-    for name, resource in (
-        ("income-reads", "lake-0123abc/code/*"),
-        ("income-reads-census", "lake-0123abc/people/*"),
-        ("income-reads-more-rows", "other-0123abc/rows/*"),
-    ):
-        assert policies[name][1]["Action"] == ["s3:GetObject"]
-        assert policies[name][1]["Resource"] == [f"arn:aws:s3:::{resource}"]
+    found = [one for one in allowed(recorded) if "s3:GetObject" in one["Action"]]
+    reads = {resource for one in found if "s3:PutObject" not in one["Action"] for resource in one["Resource"]}
+    writes = {resource for one in found if "s3:PutObject" in one["Action"] for resource in one["Resource"]}
+    assert reads == {
+        f"arn:aws:s3:::{one}" for one in ("lake-0123abc/code/*", "lake-0123abc/people/*", "other-0123abc/rows/*")
+    }
+    assert writes == {"arn:aws:s3:::lake-0123abc/runs/income/*"}
     (role,) = recorded.all("Role")
     (trusted,) = json.loads(role.inputs["assumeRolePolicy"])["Statement"]
     assert trusted["Principal"] == {"Service": "sagemaker.amazonaws.com"}
@@ -128,7 +123,7 @@ def test_a_network_of_the_stack_s_own_is_where_jobs_run(project: Path, config: d
     recorded = made(project)
     facts = facts_of(recorded.parts["income"], TrainingFacts)
     assert (facts.subnet_ids, facts.security_group_ids, facts.network_isolation) == (["subnet-1"], ["sg-1"], True)
-    actions = {action for one in allowed(recorded)["income-runs"] for action in one["Action"]}
+    actions = {action for one in allowed(recorded) for action in one["Action"]}
     assert "ec2:CreateNetworkInterface" in actions
 
 

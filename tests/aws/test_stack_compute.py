@@ -6,11 +6,10 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 
 import ekiben as ek
 from ekiben import packing
@@ -19,6 +18,8 @@ from ekiben.emulators import aws as emulator, stacks
 from tests.rigs.aws import REGION, lead_there
 from tests.rigs.stack import Stack
 from tests.waiting import until
+
+from .acting import Acting, let_through, mine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -29,6 +30,7 @@ import pulumi
 cloud = ek.provider()
 memory_mib = int(pulumi.Config().get("memory") or 512)
 lake = cloud.Storage("lake")
+other = cloud.Storage("other")
 models = cloud.Registry("models", storage=lake)
 tiny = cloud.Training("tiny", ek.TrainingSpec(
     source="training_jobs/tiny", inputs={"points": "lake/points/"}, params={"scale": 1.0}, timeout_s=60, grace_s=1), storage=lake)
@@ -40,20 +42,26 @@ big = cloud.Endpoint("big-api", ek.EndpointSpec(
 slow = cloud.Endpoint("slow-api", ek.EndpointSpec(
     model="tiny@champion", bento="bentos/tiny", min_instances=1, timeout_s=1200, auth="none"), registry=models)
 thin = cloud.Endpoint("thin-api", ek.EndpointSpec(model="tiny@champion", bento="bentos/tiny"), registry=models)
-ek.export(lake, models, tiny, api, big, slow, thin)
+agent = cloud.Function(
+    "agent", ek.FunctionSpec(source="functions/agent"), uses=[lake, models, tiny, api, big, slow, thin])
+ek.export(lake, other, models, tiny, api, big, slow, thin, agent)
 """
+AGENT = """
+import ekiben as ek
+
+def handler(event: ek.Event, runtime: ek.Runtime) -> object:
+    return sorted(runtime.platform.parts)
+"""
+# Endpoints, each on another service, and the roles that act for it beside the one that is called as it is.
+SERVICES = {"tiny-api": [], "thin-api": [], "big-api": [], "slow-api": ["slow-api-starts"]}
 
 
-class Made:
-    """The stack, its record, and boto3's clients of the emulated account."""
+class Made(Acting):
+    """The stack beside its record."""
 
     def __init__(self, stack: Stack, platform: ek.Platform) -> None:
-        self.stack, self.platform = stack, platform
-        self.runtime = ek.connect(platform)
-
-    def client(self, service: str) -> Any:
-        # Not the default session, which keeps the keys that it has found first.
-        return boto3.session.Session().client(service, region_name=REGION)
+        super().__init__(platform, REGION)
+        self.stack = stack
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +70,15 @@ def made() -> Iterator[Made]:
     config["ekiben:services"] = {"thin-api": "sagemaker-serverless"}
     stack = Stack(config, theirs=("EKIBEN_", "PULUMI_", "AWS_"))
     (stack.folder / "infra" / "__main__.py").write_text(PROGRAM)
+    (stack.folder / "functions" / "agent").mkdir(parents=True)
+    (stack.folder / "functions" / "agent" / "main.py").write_text(AGENT)
     with pytest.MonkeyPatch.context() as env:
         try:
             # Builds, jobs and servers may do what their roles say, and nothing else.
             emulator.ensure(stacks.state_dir(stack.folder), iam=True)
             platform = stack.up()
             lead_there(env, stack)
+            env.setenv("AWS_DEFAULT_REGION", REGION)
             yield Made(stack, platform)
         finally:
             emulator.stop(stacks.state_dir(stack.folder))
@@ -76,7 +87,7 @@ def made() -> Iterator[Made]:
 
 def version(made: Made, folder: Path, number: int, slope: float) -> ek.ModelVersion:
     """A bento on the endpoint's own template, with a model of that slope, in the lake."""
-    lake = made.runtime.storage("lake")
+    lake = made.runtime().storage("lake")
     facts = facts_of(made.platform.parts["tiny-api"], EndpointFacts)
     template = folder / "template.tar"
     lake.download(lake.key(facts.template_uri), template)
@@ -104,7 +115,7 @@ def test_one_image_was_built_for_both_endpoints(made: Made) -> None:
 
 
 def test_a_model_is_deployed_and_answers_and_up_leaves_it_as_it_is(made: Made, tmp_path: Path) -> None:
-    api = made.runtime.endpoint("tiny-api")
+    api = made.runtime().endpoint("tiny-api")
     with pytest.raises(ek.Unavailable, match="release"):
         api.invoke({"x": 1.0})
     first = api.deploy(version(made, tmp_path, 1, 2.0))
@@ -122,16 +133,60 @@ def test_a_model_is_deployed_and_answers_and_up_leaves_it_as_it_is(made: Made, t
     assert {api.invoke({"x": 1.0}).body["y"] for _ in range(20)} == {2.0, 4.0}
 
 
-@pytest.mark.parametrize("name", ["slow-api", "thin-api"])
-def test_a_model_answers_on_the_other_services_too(made: Made, tmp_path: Path, name: str) -> None:
-    api = made.runtime.endpoint(name)
-    with pytest.raises(ek.Unavailable, match="release"):
-        api.invoke({"x": 1.0})
-    first = api.deploy(version(made, tmp_path, 1, 2.0))
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_function_s_role_can_do_all_with_an_endpoint_on_each_service(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Deploy, call, shift, go back, retire, measure: as the role of `agent`, and the containers as the role of the endpoint."""
+    one, two = version(made, tmp_path, 1, 2.0), version(made, tmp_path, 2, 4.0)
+    made.be("agent", monkeypatch)
+    api = made.runtime(name).endpoint(name)
+    if name != "tiny-api":
+        with pytest.raises(ek.Unavailable, match="release"):
+            api.invoke({"x": 1.0})
+    first = api.deploy(one)
     assert api.invoke({"x": 1.5}, revision=first.id).body == {"y": 3.0}
     api.shift({first.id: 100.0})
     answer = api.invoke({"x": 1.5})
     assert (answer.body, answer.revision) == ({"y": 3.0}, first.id)
+    second = api.deploy(two)
+    api.shift({second.id: 100.0})
+    assert api.invoke({"x": 1.0}).body == {"y": 4.0}
+    api.retire(first.id)
+    assert {each.id: each.weight for each in api.revisions()} == {second.id: 100.0}
+    assert [each.revision for each in api.metrics()] == [second.id]
+    if name != "tiny-api":  # what a container that ends has logged it brings to storage, as its own role
+        logged = until(lambda: api.predictions(), "the log of predictions")
+        assert {each.endpoint for each in logged} == {name}
+
+
+@pytest.mark.parametrize("role", ["agent", *SERVICES, *(role for roles in SERVICES.values() for role in roles)])
+def test_no_role_can_do_what_it_has_no_business_with(made: Made, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    made.be(role, monkeypatch)
+    assert let_through(made) == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_s_role_reads_bentos_and_writes_its_own_log(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lake = made.bucket("lake")
+    made.be(name, monkeypatch)
+    s3 = mine("s3")
+    s3.put_object(Bucket=lake, Key=f"predictions/{name}/a", Body=b"1")
+    (bento, *_) = s3.list_objects_v2(Bucket=lake, Prefix="bentos/")["Contents"]
+    assert s3.get_object(Bucket=lake, Key=bento["Key"])["Body"].read()
+    for wrong in (
+        lambda: s3.put_object(Bucket=lake, Key=bento["Key"], Body=b"poison"),
+        lambda: s3.get_object(Bucket=lake, Key="registry/models/index.json"),
+        lambda: s3.put_object(Bucket=lake, Key="predictions/other-api/a", Body=b"1"),
+        lambda: s3.list_objects_v2(Bucket=lake, Prefix="code/"),
+        lambda: mine("sagemaker").list_endpoints(),
+        lambda: mine("ecs").list_clusters(),
+        lambda: mine("lambda").list_functions(),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            wrong()
 
 
 def changes(told: dict[str, int]) -> Iterator[tuple[str, int]]:
@@ -139,17 +194,17 @@ def changes(told: dict[str, int]) -> Iterator[tuple[str, int]]:
 
 
 def test_a_run_trains_in_its_role_and_another_is_under_way(made: Made) -> None:
-    lake = made.runtime.storage("lake")
+    lake = made.runtime().storage("lake")
     lake.put("points/a.jsonl", b'{"x": 1, "y": 2}\n{"x": 2, "y": 4}\n')
-    training = made.runtime.training("tiny")
+    training = made.runtime().training("tiny")
     training.submit(ek.Job(id="one"))
     run = until(lambda: found if (found := training.run("one")).ended else None, "the run ends")
     assert (run.state, run.reason) == ("succeeded", "")
-    assert list(made.runtime.training("tiny").logs("one"))
+    assert list(made.runtime().training("tiny").logs("one"))
 
 
 def test_destroy_takes_all_that_use_has_left(made: Made, tmp_path: Path) -> None:
-    made.runtime.training("tiny").submit(ek.Job(id="endless", params={"steps": 1000, "step_s": 1}))
+    made.runtime().training("tiny").submit(ek.Job(id="endless", params={"steps": 1000, "step_s": 1}))
     scope = facts_of(made.platform.parts["tiny"], TrainingFacts)
     assert scope.role_arn
     made.stack.command("destroy", "--yes")

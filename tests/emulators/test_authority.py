@@ -282,6 +282,53 @@ def test_a_request_is_read_as_iam_reads_it(request_: tuple[str, ...], action: st
     assert one.resource.endswith(resource)
 
 
+ARN = f"arn:aws:ecs:{REGION}:{ACCOUNT}"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role"
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "needs"),
+    [
+        (
+            "CreateExpressGatewayService",
+            {"cluster": f"{ARN}:cluster/c", "serviceName": "s", "infrastructureRoleArn": f"{ROLE}/i", "tags": [{}]},
+            {
+                ("ecs:CreateExpressGatewayService", f"{ARN}:service/c/s"), ("ecs:TagResource", f"{ARN}:service/c/s"),
+                ("iam:PassRole", f"{ROLE}/i"),
+            },
+        ),
+        ("ListServiceDeployments", {"service": "s"}, {("ecs:ListServiceDeployments", f"{ARN}:service/default/s")}),
+        (
+            "RegisterTaskDefinition",
+            {"family": "f", "taskRoleArn": f"{ROLE}/t", "executionRoleArn": f"{ROLE}/e"},
+            {
+                ("ecs:RegisterTaskDefinition", f"{ARN}:task-definition/f:1"), ("iam:PassRole", f"{ROLE}/t"),
+                ("iam:PassRole", f"{ROLE}/e"),
+            },
+        ),
+        (
+            "DescribeTasks",
+            {"cluster": "c", "tasks": ["t", f"{ARN}:task/c/u"]},
+            {("ecs:DescribeTasks", f"{ARN}:task/c/t"), ("ecs:DescribeTasks", f"{ARN}:task/c/u")},
+        ),
+        ("ListTasks", {"cluster": "c", "serviceName": "s"}, {("ecs:ListTasks", "*")}),
+        ("PutCluster", {"cluster": "c"}, {("ecs:PutCluster", "*")}),
+    ],
+)  # fmt: skip
+def test_a_request_of_ecs_is_read_as_iam_reads_it(
+    operation: str, given: Mapping[str, Any], needs: set[tuple[str, str]]
+) -> None:
+    body = json.dumps(given).encode()
+    told = {
+        "HTTP_X_AMZ_TARGET": f"AmazonEC2ContainerServiceV20141113.{operation}", "wsgi.input": io.BytesIO(body),
+        "CONTENT_LENGTH": str(len(body)), "HTTP_X_MOTO_ACCOUNT_ID": ACCOUNT,
+    }  # fmt: skip
+    found = list(asked(Call(environ("POST", "/", "ecs", **told))))
+    assert {(one.action, one.resource) for one in found} == needs
+    if operation == "ListTasks":
+        assert found[0].values == {"ecs:cluster": f"{ARN}:cluster/c"}
+
+
 def test_what_a_service_does_for_a_role_is_left_undone_where_the_role_may_not(server: Server, owner: Clients) -> None:
     """As on AWS: no log, no dead letter, and no start at all for a role that does not trust Lambda."""
     iam, lambda_, logs, name = owner("iam"), owner("lambda"), owner("logs"), f"f-{uuid.uuid4().hex[:8]}"

@@ -2,7 +2,8 @@
 
 The first row that holds all of a spec has it, unless the program names another one that does. Limits:
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html,
-https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html,
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html (the length of its Body),
+https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints-invoke.html,
 https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-cpu-memory-error.html and
 https://docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html.
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 from ekiben.errors import NoCapacity, SpecError
 
-__all__ = ["image", "instance"]
+__all__ = ["image", "instance", "longest"]
 
 # Of an instance's memory the share that a job may have: the rest is the system's and the container runtime's.
 SHARE = 0.9
@@ -25,6 +25,11 @@ def image(region: str, *, gpus: int = 0) -> str:
             f"{', '.join(found['hosts'])}."
         )
     return f"{found['hosts'][region]}/{found['name']}"
+
+
+def longest(*, gpus: int = 0) -> str:
+    """The longest URI that `image` returns for any region."""
+    return max((image(region, gpus=gpus) for region in _table()["images"]["gpu" if gpus else "cpu"]["hosts"]), key=len)
 
 
 def instance(vcpu: float, memory_mib: int, *, gpus: int = 0, gpu: str = "") -> str:

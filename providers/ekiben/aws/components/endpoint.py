@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pulumi
@@ -15,7 +15,8 @@ from ekiben.aws.backends import Backend, Tally, choose, instances
 from ekiben.aws.components.express import on_express
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
-from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, facts
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
+from ekiben.aws.components.program import LOG_DAYS, Aws, facts
 from ekiben.aws.components.resources import Variants
 from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name
 from ekiben.aws.components.storage import Storage, storage_of
@@ -69,20 +70,18 @@ class Endpoint(Aws, components.Endpoint):
         made, self._uses = BACKENDS[backend.name](self, storage, backend)
         self.facts = facts(**known, **made)
 
-    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+    def needs(self) -> Asked:
         storage = storage_of(self, self.registry.storage)
-        return pulumi.Output.all(
-            storage.statements("bentos/", "code/", f"predictions/{self.name}/", write=False), self._uses
-        ).apply(lambda told: [*told[0], *told[1]])
+        return together(storage.statements("bentos/", "code/", f"predictions/{self.name}/", write=False), self._uses)
 
-    def serves(self, service: str, storage: Storage, *what: pulumi.Input[Sequence[Statement]]) -> aws.iam.Role:
+    def serves(self, service: str, storage: Storage, *what: Asked) -> aws.iam.Role:
         """The role that the containers of a service run as: they fetch bentos, and log predictions where the spec wants it."""
         self.identity = self.role(service)
-        self.may("reads", storage.statements("bentos/", write=False))
+        self.may(storage.statements("bentos/", write=False))
         if self.spec.log_predictions:
-            self.may("predicts", storage.statements(f"predictions/{self.name}/", write=True))
-        if what:
-            self.may("serves", pulumi.Output.all(*what).apply(lambda told: [one for part in told for one in part]))
+            self.may(storage.statements(f"predictions/{self.name}/", write=True))
+        self.may(*what)
+        self.acts()
         return self.identity
 
 
@@ -91,8 +90,11 @@ def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     name, spec, where = endpoint.name, endpoint.spec, endpoint.where
     count = instances(backend, spec)
     log = aws.cloudwatch.LogGroup(name, retention_in_days=LOG_DAYS, tags=endpoint.tags, opts=endpoint.opts())
+    private = interface_statements() if where.private else []
     role = endpoint.serves(
-        LAMBDA, storage, log.arn.apply(log_statements), interface_statements() if where.private else []
+        LAMBDA,
+        storage,
+        asking(lambda log: [*log_statements(log), *private], Known(log.arn, like("logs", f"log-group:{name}"))),
     )
     vpc = {"subnet_ids": list(where.subnet_ids), "security_group_ids": list(where.security_group_ids)}
     function = aws.lambda_.Function(
@@ -145,8 +147,9 @@ def on_lambda(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
         "url": url.function_url.apply(lambda address: address.rstrip("/")),
         "provisioned": count.least,
     }
-    return made, pulumi.Output.from_input(function.arn).apply(
-        lambda arn: [*function_statements(arn), *measure_statements()]
+    return made, asking(
+        lambda arn: [*function_statements(arn), *measure_statements()],
+        Known(function.arn, like("lambda", f"function:{name}")),
     )
 
 
@@ -208,9 +211,7 @@ def on_serverless(endpoint: Endpoint, storage: Storage, backend: Backend) -> Mad
     return made, uses
 
 
-def hosted(
-    endpoint: Endpoint, storage: Storage
-) -> tuple[pulumi.Output[str], aws.iam.Role, pulumi.Output[Sequence[Statement]]]:
+def hosted(endpoint: Endpoint, storage: Storage) -> tuple[pulumi.Input[str], aws.iam.Role, Asked]:
     """What all of SageMaker's endpoints need: a name, the role that models run as, and what whoever deploys may do.
 
     What deployments make goes with the component: models, configurations, endpoints, logs.
@@ -219,31 +220,37 @@ def hosted(
     called = own_name(endpoint, storage)
     log = aws.cloudwatch.LogGroup(
         name,
-        name=pulumi.Output.concat(ENDPOINT_LOGS, called),
+        name=pulumi.Output.concat(ENDPOINT_LOGS, called.value),
         retention_in_days=LOG_DAYS,
         tags=endpoint.tags,
         opts=endpoint.opts(),
     )
-    key, where = storage.spec.kms_key, endpoint.where
-    builder = builder_of(endpoint, endpoint.registry)
+    key = storage.spec.kms_key
+    private = interface_statements() if endpoint.where.private else []
+    logs = Known(log.arn, like("logs", f"log-group:{ENDPOINT_LOGS}{called.like}"))
     role = endpoint.serves(
         SAGEMAKER,
         storage,
-        log.arn.apply(lambda arn: [*log_statements(arn), *own_log_statements(arn), *count_statements()]),
-        builder.repository.arn.apply(pull_statements),
-        volume_statements(key),
-        interface_statements() if where.private else [],
+        asking(lambda arn: [*log_statements(arn), *own_log_statements(arn), *count_statements()], logs),
+        asking(
+            lambda arn: [*pull_statements(arn), *volume_statements(key), *private],
+            builder_of(endpoint, endpoint.registry).arn,
+        ),
     )
     Variants(
         f"{name}-variants",
-        {"region": endpoint.region, "endpoint": called},
+        {"region": endpoint.region, "endpoint": called.value},
         opts=endpoint.opts(depends_on=[role, *endpoint.policies, log]),
     )
-    endpoint.ref = called
-    uses = pulumi.Output.all(endpoint.partition, endpoint.region, endpoint.account, called, role.arn, log.arn).apply(
-        lambda told: [*hosting_statements(*told), *measure_statements()]
+    endpoint.ref = pulumi.Output.from_input(called.value)
+    uses = asking(
+        lambda *told: [*hosting_statements(*told), *measure_statements()],
+        *endpoint.here,
+        called,
+        Known(role.arn, like("iam", f"role/{name}")),
+        logs,
     )
-    return called, role, uses
+    return called.value, role, uses
 
 
 # A row of `ekiben.aws.backends` -> what makes its shell.

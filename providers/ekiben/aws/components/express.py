@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pulumi
 import pulumi_aws as aws
 
 from ekiben import components
 from ekiben.aws.backends import Backend, fargate, instances
 from ekiben.aws.components.images import builder_of, pull_statements
-from ekiben.aws.components.program import LOG_DAYS, Statement, allow, document
+from ekiben.aws.components.policies import Known, Statement, allow, asking, document, like
+from ekiben.aws.components.program import LOG_DAYS
 from ekiben.aws.components.resources import Services
 from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name
 from ekiben.aws.components.training import pass_to
@@ -41,11 +41,15 @@ def on_express(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     )
     runs = endpoint.serves(TASKS, storage)
     starts = endpoint.role(TASKS, "-starts")
-    pulls = builder_of(endpoint, endpoint.registry).repository.arn.apply(pull_statements)
+    logs = Known(log.arn, like("logs", f"log-group:{name}"))
     started = endpoint.policy(
         starts,
         "starts",
-        pulumi.Output.all(pulls, log.arn.apply(log_statements)).apply(lambda told: [*told[0], *told[1]]),
+        asking(
+            lambda repository, log: [*pull_statements(repository), *log_statements(log)],
+            builder_of(endpoint, endpoint.registry).arn,
+            logs,
+        ),
     )
     balances = aws.iam.Role(
         f"{name}-balances", assume_role_policy=balancing_trust(), tags=endpoint.tags, opts=endpoint.opts()
@@ -58,12 +62,12 @@ def on_express(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
     )
     Services(
         f"{name}-services",
-        {"region": endpoint.region, "cluster_arn": cluster.arn, "service": service},
+        {"region": endpoint.region, "cluster_arn": cluster.arn, "service": service.value},
         opts=endpoint.opts(depends_on=[capacity, log, *endpoint.policies, started, balanced]),
     )
     endpoint.ref = cluster.arn
     made = {
-        "service": service,
+        "service": service.value,
         "cluster_arn": cluster.arn,
         "execution_role_arn": starts.arn,
         "infrastructure_role_arn": balances.arn,
@@ -79,9 +83,13 @@ def on_express(endpoint: Endpoint, storage: Storage, backend: Backend) -> Made:
         "subnet_ids": list(where.subnet_ids),
         "security_group_ids": list(where.security_group_ids),
     }
-    uses = pulumi.Output.all(
-        cluster.arn, service, log.arn, starts.arn, runs.arn, balances.arn
-    ).apply(lambda told: [*service_statements(*told), *measure_statements()])  # fmt: skip
+    uses = asking(
+        lambda *told: [*service_statements(*told), *measure_statements()],
+        Known(cluster.arn, like("ecs", f"cluster/{name}")),
+        service,
+        logs,
+        *(Known(role.arn, like("iam", f"role/{name}-balances")) for role in (starts, runs, balances)),
+    )
     return made, uses
 
 

@@ -13,7 +13,8 @@ import pulumi_aws as aws
 from ekiben import components, packing
 from ekiben.aws import SUPPORT
 from ekiben.aws.components import triggers
-from ekiben.aws.components.program import LOG_DAYS, Aws, Statement, allow, current, document, facts
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
+from ekiben.aws.components.program import LOG_DAYS, Aws, current, facts
 from ekiben.aws.components.registry import Registry
 from ekiben.aws.components.storage import Storage
 from ekiben.aws.jobs import scope_of
@@ -61,7 +62,7 @@ class Function(Aws, components.Function):
             opts=self.opts(),
         )
         self.log = aws.cloudwatch.LogGroup(self.name, retention_in_days=LOG_DAYS, tags=self.tags, opts=self.opts())
-        self.may("runs", pulumi.Output.all(self.log.arn, self.dead.arn).apply(lambda made: run_statements(*made)))
+        self.may(asking(run_statements, *self._places))
         for used in self.uses:
             if not isinstance(used, Aws):
                 raise SpecError(
@@ -71,7 +72,8 @@ class Function(Aws, components.Function):
             used.grant(self)
         home = next((storage for used in self.uses for storage in _storages(used)), None)
         if home is not None:
-            self.may("marks", home.statements(f"{MARKS}/{self.name}/", write=True))
+            self.may(home.statements(f"{MARKS}/{self.name}/", write=True))
+        self.acts()
         self.function = aws.lambda_.Function(
             self.name,
             runtime=RUNTIME,
@@ -117,9 +119,19 @@ class Function(Aws, components.Function):
             dead_letters=self.dead.url,
         )
 
-    def needs(self) -> pulumi.Output[Sequence[Statement]]:
-        return pulumi.Output.all(self.function.arn, self.log.arn, self.dead.arn).apply(
-            lambda made: function_statements(*made)
+    def needs(self) -> Asked:
+        return asking(function_statements, self._arn, *self._places)
+
+    @property
+    def _arn(self) -> Known:
+        return Known(self.function.arn, like("lambda", f"function:{self.name}"))
+
+    @property
+    def _places(self) -> tuple[Known, Known]:
+        """The ARNs of its log and of its dead letters."""
+        return (
+            Known(self.log.arn, like("logs", f"log-group:{self.name}")),
+            Known(self.dead.arn, like("sqs", f"{self.name}-dead")),
         )
 
     def _platform(self) -> pulumi.Output[str]:
@@ -246,7 +258,7 @@ class Function(Aws, components.Function):
         allowed = self.policy(
             role,
             "schedule-runs",
-            pulumi.Output.all(self.function.arn, self.dead.arn).apply(lambda made: schedule_statements(*made)),
+            asking(schedule_statements, self._arn, self._places[1]),
         )
         group = aws.scheduler.ScheduleGroup(self.name, tags=self.tags, opts=self.opts())
         for number, trigger in enumerate(wanted):

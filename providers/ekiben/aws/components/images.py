@@ -12,7 +12,8 @@ import pulumi
 import pulumi_aws as aws
 
 from ekiben import components
-from ekiben.aws.components.program import LOG_DAYS, Statement, allow, current, document
+from ekiben.aws.components.policies import Known, Statement, allow, asking, document, like, together
+from ekiben.aws.components.program import LOG_DAYS, current
 from ekiben.aws.components.registry import Registry
 from ekiben.aws.components.resources import Image
 from ekiben.aws.components.storage import storage_of
@@ -62,6 +63,11 @@ class Builder:
             )
         return self.images[context.sha256]
 
+    @property
+    def arn(self) -> Known:
+        """Of its repository."""
+        return Known(self.repository.arn, like("ecr", f"repository/{self.owner.name}-images"))
+
 
 def builder_of(component: Component[Any], registry: components.Registry) -> Builder:
     """What builds the images of `registry`. Raises SpecError, naming both, when that is not one of AWS."""
@@ -105,8 +111,14 @@ def _made(registry: Registry) -> Builder:
     pushes = registry.policy(
         role,
         "builds",
-        pulumi.Output.all(storage.statements("code/", write=False), storage.bucket.arn, repository.arn, log.arn).apply(
-            lambda told: [*told[0], *build_statements(*told[1:])]
+        together(
+            storage.statements("code/", write=False),
+            asking(
+                build_statements,
+                storage.arn,
+                Known(repository.arn, like("ecr", f"repository/{registry.name}-images")),
+                Known(log.arn, like("logs", f"log-group:{registry.name}-builds")),
+            ),
         ),
     )
     project = aws.codebuild.Project(

@@ -14,7 +14,8 @@ import pulumi_aws as aws
 from ekiben import components
 from ekiben.aws import SUPPORT
 from ekiben.aws.backends import Backend
-from ekiben.aws.components.program import Aws, Statement, document
+from ekiben.aws.components.policies import Statement, document
+from ekiben.aws.components.program import Aws
 from ekiben.components import Component
 from ekiben.errors import SpecError, Unsupported
 from ekiben.monitoring import MonitorSpec

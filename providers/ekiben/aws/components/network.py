@@ -8,7 +8,7 @@ from typing import Any
 
 import pulumi
 
-from ekiben.aws.components.program import Statement, allow
+from ekiben.aws.components.policies import Statement, allow
 from ekiben.errors import SpecError
 
 __all__ = ["Network", "interface_statements", "network"]

@@ -6,14 +6,15 @@ suffixes here none is longer than 63, which is what buckets, roles and functions
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_aws as aws
 
+from ekiben.aws.components import policies
+from ekiben.aws.components.policies import Asked, Known, document, trust
 from ekiben.components import Component, tags
 from ekiben.cost import Cost
 from ekiben.errors import SpecError
@@ -27,16 +28,11 @@ if TYPE_CHECKING:
 __all__ = [
     "LOG_DAYS",
     "Aws",
-    "Statement",
-    "allow",
+    "bus_name",
     "current",
-    "document",
     "exported",
     "facts",
-    "trust",
 ]
-
-Statement = Mapping[str, Any]
 
 LOG_DAYS = 30
 CONTENT = {"tar": "application/x-tar", "zip": "application/zip"}
@@ -72,7 +68,7 @@ class Aws(Component[Any]):
     def cost(self) -> Cost:
         return Cost(why="the price list of aws is not kept here: see https://calculator.aws")
 
-    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+    def needs(self) -> Asked:
         """What whoever uses this component has to be allowed: exactly what its runtime class calls."""
         raise SpecError(f"The {self.kind} {self.name!r} cannot be granted to anybody: nothing uses it at run time.")
 
@@ -85,21 +81,42 @@ class Aws(Component[Any]):
             )
         if self.name not in to._granted:
             to._granted.add(self.name)
-            to.may(f"uses-{self.name}", self.needs())
+            to.may(self.needs())
 
-    def may(self, what: str, statements: pulumi.Input[Sequence[Statement]]) -> aws.iam.RolePolicy:
-        """An inline policy of the component's own role."""
+    def may(self, *asked: Asked) -> None:
+        """Allow the component's own role this. Raises Unsupported where it is more than a role can be allowed."""
+        units = self.__dict__.setdefault("_units", [])
+        units += asked
+        if (
+            self.policies
+        ):  # what the role has stays where it is: the inline policy is one, so another one is a managed policy
+            policies.layout(self.name, [one.like for one in units])
+            for one in asked:
+                self._managed([one])
+
+    def acts(self) -> None:
+        """Make the policies of the component's own role, of all that it may so far. Raises Unsupported, see `policies.layout`."""
         assert self.identity is not None, f"{self.name} has no role"
-        made = self.policy(self.identity, what, statements)
-        self.policies.append(made)
-        return made
+        units: list[Asked] = self.__dict__.get("_units", [])
+        inline, *managed = policies.layout(self.name, [one.like for one in units])
+        self.policies.append(self.policy(self.identity, "may", policies.together(*(units[one] for one in inline))))
+        for numbers in managed:
+            self._managed([units[one] for one in numbers])
 
-    def policy(
-        self, role: aws.iam.Role, what: str, statements: pulumi.Input[Sequence[Statement]]
-    ) -> aws.iam.RolePolicy:
+    def policy(self, role: aws.iam.Role, what: str, asked: Asked) -> aws.iam.RolePolicy:
         """An inline policy of a role of this component's."""
-        text = pulumi.Output.from_input(statements).apply(document)
+        text = asked.made.apply(document)
         return aws.iam.RolePolicy(f"{self.name}-{what}", role=role.name, policy=text, opts=self.opts())
+
+    def _managed(self, asked: Sequence[Asked]) -> None:
+        """A policy beside the role, for what the inline one has no room for."""
+        assert self.identity is not None
+        name = f"{self.name}-may-{len(self.policies) + 1}"
+        text = policies.together(*asked).made.apply(document)
+        made = aws.iam.Policy(name, policy=text, tags=self.tags, opts=self.opts())
+        self.policies.append(
+            aws.iam.RolePolicyAttachment(name, role=self.identity.name, policy_arn=made.arn, opts=self.opts())
+        )
 
     def role(self, service: str, suffix: str = "") -> aws.iam.Role:
         """A role that one service of AWS takes on, for this account's resources only."""
@@ -136,8 +153,8 @@ class Aws(Component[Any]):
         return tags(self)
 
     @property
-    def policies(self) -> list[aws.iam.RolePolicy]:
-        """The inline policies of the component's own role: what acts waits for them."""
+    def policies(self) -> list[pulumi.Resource]:
+        """What allows the component's own role what it may: what acts waits for it."""
         return self.__dict__.setdefault("_policies", [])  # type: ignore[no-any-return]
 
     @property
@@ -146,21 +163,29 @@ class Aws(Component[Any]):
 
     @property
     def account(self) -> pulumi.Output[str]:
-        told = aws.get_caller_identity_output(opts=pulumi.InvokeOutputOptions(parent=self))
-        found: pulumi.Output[str] = told.account_id
-        return found
+        return self._found(aws.get_caller_identity_output, "account_id")
 
     @property
     def region(self) -> pulumi.Output[str]:
-        told = aws.get_region_output(opts=pulumi.InvokeOutputOptions(parent=self))
-        found: pulumi.Output[str] = told.region
-        return found
+        return self._found(aws.get_region_output, "region")
 
     @property
     def partition(self) -> pulumi.Output[str]:
         """ "aws", or that of China or of a government: what an ARN begins with."""
-        told = aws.get_partition_output(opts=pulumi.InvokeOutputOptions(parent=self))
-        found: pulumi.Output[str] = told.partition
+        return self._found(aws.get_partition_output, "partition")
+
+    @property
+    def here(self) -> tuple[Known, Known, Known]:
+        """The partition, the region and the account."""
+        return (
+            Known(self.partition, policies.PARTITION),
+            Known(self.region, policies.REGION),
+            Known(self.account, policies.ACCOUNT),
+        )
+
+    def _found(self, ask: Callable[..., Any], what: str) -> pulumi.Output[str]:
+        """What AWS's provider tells of where the component is."""
+        found: pulumi.Output[str] = getattr(ask(opts=pulumi.InvokeOutputOptions(parent=self)), what)
         return found
 
     @property
@@ -170,32 +195,13 @@ class Aws(Component[Any]):
         if program.bus is None:
             whose = {**self.tags, "ekiben:component": ""}
             opts = pulumi.ResourceOptions(provider=self.get_provider("aws:cloudwatch/eventBus:EventBus"))
-            program.bus = aws.cloudwatch.EventBus(
-                f"{pulumi.get_project()}-{pulumi.get_stack()}"[:200], tags=whose, opts=opts
-            )
+            program.bus = aws.cloudwatch.EventBus(bus_name(), tags=whose, opts=opts)
         return program.bus
 
 
-def allow(actions: Sequence[str], resources: Sequence[str], conditions: Mapping[str, Any] | None = None) -> Statement:
-    """A statement that allows these actions on these resources."""
-    made = {"Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
-    return {**made, "Condition": dict(conditions)} if conditions else made
-
-
-def document(statements: Sequence[Statement]) -> str:
-    """A policy as JSON, the same text for the same statements."""
-    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)}, sort_keys=True)
-
-
-def trust(service: str, account: str) -> str:
-    """The policy of a role that `service` may take on, on behalf of what is in `account`."""
-    statement = {
-        "Effect": "Allow",
-        "Action": "sts:AssumeRole",
-        "Principal": {"Service": service},
-        "Condition": {"StringEquals": {"aws:SourceAccount": account}},
-    }
-    return document([statement])
+def bus_name() -> str:
+    """What the program's event bus is called, but for what Pulumi adds."""
+    return f"{pulumi.get_project()}-{pulumi.get_stack()}"[:200]
 
 
 def facts(**values: Any) -> pulumi.Output[Mapping[str, Any]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 
 import pulumi
 
 from ekiben import components
 from ekiben.aws import SUPPORT
-from ekiben.aws.components.program import Aws, Statement, allow, facts
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
+from ekiben.aws.components.program import Aws, bus_name, facts
 from ekiben.aws.components.resources import Packages
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.events import SOURCE
@@ -44,16 +44,18 @@ class Registry(Aws, components.Registry):
             model_groups=self.groups,
         )
 
-    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+    def needs(self) -> Asked:
         storage = storage_of(self, self.storage)
-        return pulumi.Output.all(
+        shown = groups_prefix("", "", "", self.name) if self.spec.mirror != "off" else ""
+        return together(
             storage.statements(f"registry/{self.name}/", write=True),
-            self.bus.arn, self.groups, self.partition, self.region, self.account,
-        ).apply(
-            lambda made: [
-                *made[0], *publish_statements(made[1]), *mirror_statements(made[2], f"arn:{made[3]}:sagemaker:{made[4]}:{made[5]}")
-            ]
-        )  # fmt: skip
+            asking(publish_statements, Known(self.bus.arn, like("events", f"event-bus/{bus_name()}"))),
+            asking(
+                lambda groups, *here: mirror_statements(groups, f"arn:{here[0]}:sagemaker:{here[1]}:{here[2]}"),
+                Known(self.groups, shown),
+                *self.here,
+            ),
+        )
 
 
 def groups_prefix(project: str, stack: str, bucket: str, name: str) -> str:

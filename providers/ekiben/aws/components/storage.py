@@ -11,7 +11,8 @@ import pulumi_aws as aws
 
 from ekiben import components
 from ekiben.aws import SUPPORT
-from ekiben.aws.components.program import Aws, Statement, allow, current, document, facts
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
+from ekiben.aws.components.program import Aws, current, facts
 from ekiben.components import Component
 from ekiben.errors import SpecError
 
@@ -86,15 +87,18 @@ class Storage(Aws, components.Storage):
     def uri(self) -> pulumi.Output[str]:
         return pulumi.Output.concat("s3://", self.bucket.bucket)
 
-    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+    def needs(self) -> Asked:
         return self.statements("", write=True)
 
-    def statements(self, *prefixes: str, write: bool) -> pulumi.Output[Sequence[Statement]]:
+    def statements(self, *prefixes: str, write: bool) -> Asked:
         """What it takes to read (and to write) what is below these prefixes; all of the bucket with the prefix ""."""
         key = self.spec.kms_key
         made = write_statements if write else read_statements
-        arn: pulumi.Output[str] = self.bucket.arn
-        return arn.apply(lambda arn: [*made(arn, prefixes), *key_statements(key, write=write)])
+        return asking(lambda arn: [*made(arn, prefixes), *key_statements(key, write=write)], self.arn)
+
+    @property
+    def arn(self) -> Known:
+        return Known(self.bucket.arn, like("s3", self.name))
 
 
 def read_statements(bucket_arn: str, prefixes: Sequence[str]) -> list[Statement]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pulumi
@@ -12,7 +11,8 @@ from ekiben import components
 from ekiben.aws import SUPPORT, stock
 from ekiben.aws.components.images import pull_statements
 from ekiben.aws.components.network import interface_statements, network
-from ekiben.aws.components.program import Aws, Statement, allow, facts
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
+from ekiben.aws.components.program import Aws, facts
 from ekiben.aws.components.resources import Jobs
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.jobs import scope_of
@@ -47,26 +47,30 @@ class Training(Aws, components.Training):
         code, library = packing.bundle(folder), packing.job_library("aws/container.py")
         key, where = storage.spec.kms_key, network()
         self.identity = self.role(SAGEMAKER)
-        self.may("writes", storage.statements(f"runs/{name}/", write=True))
-        self.may("reads", storage.statements("code/", write=False))
+        self.may(storage.statements(f"runs/{name}/", write=True))
+        self.may(storage.statements("code/", write=False))
         inputs = {}
         for input_name, source in spec.inputs.items():
             bucket, _, prefix = source.partition("/")
             read = storage_of(self, self.sources[bucket])
             inputs[input_name] = pulumi.Output.concat(read.uri, "/", prefix)
-            self.may(f"reads-{input_name.replace('_', '-')}", read.statements(prefix, write=False))
+            self.may(read.statements(prefix, write=False))
         self.scope = storage.uri.apply(lambda uri: scope_of(project, stack, name, uri))
+        private = interface_statements() if where.private else []
         self.may(
-            "runs",
-            pulumi.Output.all(self.partition, self.region, self.account, self.scope, image_uri).apply(
-                lambda told: [
-                    *job_statements(f"arn:{told[0]}:logs:{told[1]}:{told[2]}", told[3]),
-                    *image_statements(told[0], told[4]),
+            asking(
+                lambda partition, region, account, scope, image: [
+                    *job_statements(f"arn:{partition}:logs:{region}:{account}", scope),
+                    *image_statements(partition, image),
                     *volume_statements(key),
-                    *(interface_statements() if where.private else []),
-                ]
-            ),
+                    *private,
+                ],
+                *self.here,
+                Known(self.scope, scope_of(project, stack, name, "")),
+                Known(image_uri, stock.longest(gpus=resources.gpus)),
+            )
         )
+        self.acts()
         self.jobs = Jobs(
             f"{name}-jobs",
             {"region": self.region, "scope": self.scope, "tags": self.tags},
@@ -92,15 +96,18 @@ class Training(Aws, components.Training):
             network_isolation=where.isolated,
         )
 
-    def needs(self) -> pulumi.Output[Sequence[Statement]]:
+    def needs(self) -> Asked:
         storage = storage_of(self, self.storage)
         assert self.identity is not None
-        return pulumi.Output.all(
+        return together(
             storage.statements(f"runs/{self.name}/", write=True),
-            self.partition, self.region, self.account, self.scope, self.identity.arn,
-        ).apply(
-            lambda told: [*told[0], *submit_statements(told[1], told[2], told[3], told[4], told[5])]
-        )  # fmt: skip
+            asking(
+                submit_statements,
+                *self.here,
+                Known(self.scope, scope_of("", "", self.name, "")),
+                Known(self.identity.arn, like("iam", f"role/{self.name}")),
+            ),
+        )
 
 
 def job_statements(logs: str, scope: str) -> list[Statement]:

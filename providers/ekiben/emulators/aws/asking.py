@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from botocore.session import get_session
+from moto.elbv2.models import elbv2_backends
 from moto.s3.models import s3_backends
 
 from ekiben.emulators.aws.call import Call
@@ -36,15 +37,27 @@ NAMED = {
     "secretsmanager": ("SecretId", "secret:"),
     "sns": ("TopicArn", ""),
 }
-# Where a role is handed over: action -> the parameter, and the service that gets it.
+TASKS = "ecs-tasks.amazonaws.com"
+# Where roles are handed over: action -> the parameters, and the service that gets each.
 PASSES = {
-    "sagemaker:CreateTrainingJob": ("RoleArn", "sagemaker.amazonaws.com"),
-    "sagemaker:CreateModel": ("ExecutionRoleArn", "sagemaker.amazonaws.com"),
-    "lambda:CreateFunction": ("Role", "lambda.amazonaws.com"),
-    "lambda:UpdateFunctionConfiguration": ("Role", "lambda.amazonaws.com"),
-    "codebuild:CreateProject": ("serviceRole", "codebuild.amazonaws.com"),
-    "scheduler:CreateSchedule": ("RoleArn", "scheduler.amazonaws.com"),
-}
+    "sagemaker:CreateTrainingJob": {"RoleArn": "sagemaker.amazonaws.com"},
+    "sagemaker:CreateModel": {"ExecutionRoleArn": "sagemaker.amazonaws.com"},
+    "lambda:CreateFunction": {"Role": "lambda.amazonaws.com"},
+    "lambda:UpdateFunctionConfiguration": {"Role": "lambda.amazonaws.com"},
+    "codebuild:CreateProject": {"serviceRole": "codebuild.amazonaws.com"},
+    "scheduler:CreateSchedule": {"RoleArn": "scheduler.amazonaws.com"},
+    "ecs:RegisterTaskDefinition": {"executionRoleArn": TASKS, "taskRoleArn": TASKS},
+    "ecs:CreateExpressGatewayService": {
+        "infrastructureRoleArn": "ecs.amazonaws.com", "executionRoleArn": TASKS, "taskRoleArn": TASKS,
+    },
+}  # fmt: skip
+# ECS's parameters that name, by ARNs or in one cluster, what an action is on, and the type in the ARN.
+ECS = {
+    "serviceArn": "service", "service": "service", "serviceRevisionArns": "service-revision", "tasks": "task",
+    "serviceDeploymentArn": "service-deployment", "resourceArn": "",
+}  # fmt: skip
+# What ECS asks for on everything: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerservice.html
+ECS_WIDE = {"ListTasks", "ListTaskDefinitions", "DescribeTaskDefinition", "DeregisterTaskDefinition"}
 QUALIFIED = {
     "Invoke", "DeleteFunction", "GetFunctionConfiguration", "GetFunction", "DeleteProvisionedConcurrencyConfig",
     "GetProvisionedConcurrencyConfig", "PutProvisionedConcurrencyConfig",
@@ -79,11 +92,12 @@ def asked(call: Call) -> Iterator[Asked]:
             }
             yield Asked(action, bus if bus.startswith("arn:") else f"{here}event-bus/{bus}", told)
         return
-    values = _values(action, given)
+    values = _values(action, given, call)
     for resource in _resources(prefix, operation, given, here, call):
         yield Asked(action, resource, values)
-    if action in PASSES:
-        key, service = PASSES[action]
+        if prefix == "ecs" and given.get("tags") and operation != "TagResource":
+            yield Asked("ecs:TagResource", resource, values)
+    for key, service in PASSES.get(action, {}).items():
         if role := given.get(key) or given.get("Target", {}).get(key):
             yield Asked("iam:PassRole", str(role), {"iam:PassedToService": service})
 
@@ -127,12 +141,18 @@ def _rest(service: str) -> list[tuple[str, re.Pattern[str], dict[str, str], str,
     return sorted(found, key=lambda one: (-len(one[1].pattern), -len(one[2])))
 
 
-def _values(action: str, given: Mapping[str, Any]) -> dict[str, str]:
+def _values(action: str, given: Mapping[str, Any], call: Call) -> dict[str, str]:
     if action == "cloudwatch:PutMetricData":
         return {"cloudwatch:namespace": str(given.get("Namespace", ""))}
     if action.startswith("application-autoscaling:"):
         names = {"service-namespace": "ServiceNamespace", "scalable-dimension": "ScalableDimension"}
         return {f"application-autoscaling:{ours}": str(given.get(theirs, "")) for ours, theirs in names.items()}
+    if action.startswith("ecs:") and "cluster" in given:
+        return {"ecs:cluster": _ecs(str(given["cluster"]), "cluster", f"arn:aws:ecs:{call.region}:{call.account}:", "")}
+    if "LoadBalancerArn" in given:
+        there: Any = elbv2_backends[call.account][call.region]
+        tags = there.tagging_service.get_tag_dict_for_resource(str(given["LoadBalancerArn"]))
+        return {f"aws:ResourceTag/{key}": str(value) for key, value in tags.items()}
     return {}
 
 
@@ -160,6 +180,10 @@ def _resources(prefix: str, operation: str, given: Mapping[str, Any], here: str,
             bus = str(given.get("EventBusName", "default"))
             rule = given.get("Rule") or given.get("Name")
             yield f"{here}rule/" + (f"{bus}/" if bus != "default" else "") + str(rule) if rule else "*"
+        case "ecs":
+            yield from _of_ecs(operation, given, here)
+        case "elasticloadbalancing" if not operation.startswith("Describe"):
+            yield str(given.get("LoadBalancerArn", "*"))
         case "application-autoscaling" if "ResourceId" in given:
             yield f"{here}scalable-target/1"
         case _ if prefix in NAMED and NAMED[prefix][0] in given:
@@ -186,6 +210,26 @@ def _sagemaker(operation: str, given: Mapping[str, Any], here: str) -> Iterator[
             yield name if name.startswith("arn:") else f"{here}{type_}/{name}"
     if not found:
         yield str(given.get("ModelPackageArn") or "*")
+
+
+def _of_ecs(operation: str, given: Mapping[str, Any], here: str) -> Iterator[str]:
+    cluster = str(given.get("cluster") or "default").rpartition("/")[2]
+    if operation in ECS_WIDE:
+        yield "*"
+    elif operation == "RegisterTaskDefinition":
+        yield f"{here}task-definition/{given.get('family')}:1"
+    elif operation == "DeleteTaskDefinitions":
+        yield from map(str, given.get("taskDefinitions") or ["*"])
+    elif operation == "CreateExpressGatewayService":
+        yield f"{here}service/{cluster}/{given.get('serviceName')}"
+    else:
+        found = [(type_, given[key]) for key, type_ in ECS.items() if given.get(key)]
+        names = [(type_, name) for type_, one in found for name in (one if isinstance(one, list) else [one])]
+        yield from [_ecs(str(name), type_, here, cluster) for type_, name in names] or ["*"]
+
+
+def _ecs(name: str, type_: str, here: str, cluster: str) -> str:
+    return name if name.startswith("arn:") else f"{here}{type_}/{cluster}{'/' if cluster else ''}{name}"
 
 
 def _lambda(operation: str, given: Mapping[str, Any], here: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from moto.core.utils import utcnow
 from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
 
+from ekiben.aws.backends import BACKENDS
 from ekiben.emulators.aws import metrics, roles
 from ekiben.emulators.aws.call import Answer, Call, Refused
 from ekiben.emulators.aws.containers import Reply
@@ -24,9 +25,8 @@ from ekiben.emulators.aws.images import Images, NoImage
 
 __all__ = ["Host"]
 
-# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html, and of serverless ones
-# https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html
-BODY_BYTES, SERVERLESS_BYTES = 25 * 2**20, 4 * 2**20
+# Whether it is serverless -> how large a request may be.
+BODY_BYTES = {one.name == "sagemaker-serverless": one.request_bytes for one in BACKENDS if "sagemaker" in one.name}
 CUSTOM, TARGET = "X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Target-Variant"
 
 logger = logging.getLogger("ekiben.emulators.aws")
@@ -81,7 +81,7 @@ class Host:
                 "ValidationError", f"Variant {variant} was not found for endpoint {self._record.endpoint_name}."
             )
         fleet = self._fleets[variant][1]
-        if len(body) > (SERVERLESS_BYTES if fleet.start.serverless else BODY_BYTES):
+        if len(body) > BODY_BYTES[fleet.start.serverless]:
             raise Refused("ValidationError", f"The body has {len(body)} bytes, which is too much.", 413)
         kept = {
             "Content-Type": call.environ.get("CONTENT_TYPE", ""),
