@@ -1,8 +1,10 @@
 """`python -m ekiben.compaction`: segments of prediction logs to Parquet, each put where nothing is, then removed.
 
-On stdin: JSON, a list of {"segment": path, "storage_uri"}; a segment's folder has the name of its endpoint. Repeating is safe: a
-segment always becomes the same object, so that one which is there was put by a process that ended before it could remove the
-segment. What fails is left as it is. Processes with segments in one place take turns: a host need not hold pyarrow twice.
+On stdin: JSON, a list of {"segment": path, "storage_uri", "ahead"}; a segment's folder has the name of its endpoint. One that was
+brought ahead (ekiben.forwarding) is there as JSON lines: they are taken away, and so are those of hosts that have ended. Repeating
+is safe: a segment always becomes the same object, so that one which is there was put by a process that ended before it could
+remove the segment. What fails is left as it is. Processes with segments in one place take turns: a host need not hold pyarrow
+twice.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ekiben.errors import AlreadyExists, EkibenError
-from ekiben.predictions import TYPES, key
+from ekiben.errors import AlreadyExists, EkibenError, NotFound
+from ekiben.predictions import LINES, PARQUET, TYPES, began, key, prefix
+from ekiben.runtime import Storage
 from ekiben.storage import open_storage
 
 __all__ = ["main"]
@@ -28,6 +31,8 @@ __all__ = ["main"]
 LOCK = "compaction.lock"
 ROWS = 4096
 NICE = 10
+# Nobody writes to a segment for so long; see SEGMENT_S in ekiben/serving/spool.py.
+LEFT_S = 3600.0
 
 
 def main() -> int:
@@ -38,6 +43,10 @@ def main() -> int:
         try:
             with alone(segment.parent.parent):
                 compact(segment, each["storage_uri"])
+                if each.get("ahead"):
+                    storage = open_storage(each["storage_uri"])
+                    storage.delete(key(segment.parent.name, segment.stem, LINES))
+                    adopt(storage, segment.parent.name)
         except (EkibenError, OSError) as error:
             failed += 1
             print(f"the predictions in {segment} stay there: {error}", file=sys.stderr, flush=True)
@@ -62,6 +71,24 @@ def compact(segment: Path, storage_uri: str) -> None:
         with suppress(AlreadyExists):
             open_storage(storage_uri).put_if_absent(key(segment.parent.name, segment.stem), path)
     segment.unlink(missing_ok=True)
+
+
+def adopt(storage: Storage, endpoint: str) -> None:
+    """Make Parquet of the JSON lines that hosts have left who did not come back, of today and of the day before."""
+    now = datetime.now(UTC)
+    for day in (now - timedelta(days=1), now):
+        for found in list(storage.list(f"{prefix(endpoint)}date={day:%Y-%m-%d}/")):
+            name, _, kind = found.key.rpartition(".")
+            at = began(name)
+            if kind != LINES or at is None or (now - at).total_seconds() < LEFT_S:
+                continue
+            with tempfile.TemporaryDirectory(prefix="ekiben-") as folder, suppress(NotFound):
+                lines, path = Path(folder, "rows.jsonl"), Path(folder, "rows.parquet")
+                storage.download(found.key, lines)
+                write(lines, path)
+                with suppress(AlreadyExists):
+                    storage.put_if_absent(f"{name}.{PARQUET}", path)
+                storage.delete(found.key)
 
 
 def write(segment: Path, path: Path) -> None:

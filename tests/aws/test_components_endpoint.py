@@ -217,6 +217,7 @@ def test_an_endpoint_is_on_the_service_that_the_stack_s_config_names(project: Pa
     facts = facts_of(recorded.parts["api"], ServerlessFacts)
     assert (facts.memory_mib, facts.max_concurrency, facts.provisioned) == (2048, 20, 1)
     assert facts.variables["EKIBEN_ENDPOINT"] == "api"
+    assert facts.variables["EKIBEN_LOG_FLUSH_S"] == "0", "it may be frozen between two requests"
     assert recorded.one("ekiben:aws:Variants").inputs["endpoint"] == facts.serverless
     assert not recorded.all("lambda/function:Function")
     own = [one for one in allowed(recorded, "api-may") if "logs:CreateLogGroup" in one["Action"]]

@@ -57,7 +57,6 @@ class Rig:
     hosted = False
     # Are requests held while all instances are busy? Is a prediction logged when its caller has the answer, or soon after?
     holds = True
-    logs_at_once = True
 
     def connect(self) -> ek.Runtime:
         return ek.connect(self.platform)

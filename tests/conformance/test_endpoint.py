@@ -195,6 +195,7 @@ def test_e17_more_than_the_queue_holds_is_refused(rig: Rig) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(slow, range(6)))
+    # One at once is what its instances take, and one more what its queue holds, where a service holds calls at all.
     assert answers.count("ok") >= (2 if rig.holds else 1)
     assert any("again" in answer or "later" in answer for answer in answers)
 
@@ -249,8 +250,6 @@ def test_e23_bentoml_itself_gives_the_same_answer(rig: Rig, tmp_path: Any) -> No
 
 
 def test_e24_what_was_answered_is_in_the_prediction_log(rig: Rig) -> None:
-    if not rig.logs_at_once:
-        pytest.skip("its rows come to storage within five minutes")
     endpoint, served = rig.runtime.endpoint("tiny-api"), rig.served
     answers = [endpoint.invoke({"x": x}) for x in (1.5, 2.5, 3.5)]
     rows = endpoint.predictions(3)

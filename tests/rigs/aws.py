@@ -25,7 +25,6 @@ def make(base: type) -> Any:
     class AwsRig(base):  # type: ignore[misc, valid-type]
         provider = "aws"
         holds = False  # Lambda refuses at once what is more than it runs
-        logs_at_once = False  # the container brings its rows to storage from time to time
 
         def up(self) -> ek.Platform:
             if LIVE:

@@ -26,6 +26,7 @@ NAMED = {
     "aws:codebuild/project:Project": "arn:{partition}:codebuild:{region}:{account}:project/{name}",
     "aws:ecr/repository:Repository": "{name}",
     "aws:ecs/cluster:Cluster": "arn:{partition}:ecs:{region}:{account}:cluster/{name}",
+    "aws:iam/policy:Policy": "arn:{partition}:iam::{account}:policy/{name}",
     "aws:iam/role:Role": "{name}",
     "aws:iam/rolePolicy:RolePolicy": "{role}:{name}",
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": "{role}/{policyArn}",

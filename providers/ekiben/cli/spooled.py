@@ -27,6 +27,7 @@ def given(bento: Path, asked: str, uri: str, share: float, spool: str) -> dict[s
     for what is no storage or no name, MissingDependency without pyarrow.
     """
     from ekiben.serving import loading
+    from ekiben.serving.ahead import FORWARDING
     from ekiben.serving.spool import COMPACTION
     from ekiben.storage import open_storage
 
@@ -46,7 +47,21 @@ def given(bento: Path, asked: str, uri: str, share: float, spool: str) -> dict[s
     for what, name in named.items():
         if not (NAME if what == "endpoint" else LABEL).fullmatch(name):
             raise SpecError(f"The {what} {name!r} cannot be logged. Letters, digits, dots and hyphens can.")
-    return {**named, "storage_uri": uri, "share": share, "folder": str(_folder(spool, uri)), "compaction": COMPACTION}
+    return {
+        **named, "storage_uri": uri, "share": share, "folder": str(_folder(spool, uri)), "compaction": COMPACTION,
+        "forwarding": FORWARDING, "flush_s": _flush_s(),
+    }  # fmt: skip
+
+
+def _flush_s() -> float | None:
+    """How long a row may wait for its storage while answers leave: not at all where the host sleeps between answers.
+
+    None: until its segment is full or old. Raises SpecError for what is no number of seconds.
+    """
+    said = os.environ.get("EKIBEN_LOG_FLUSH_S") or ("0" if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else "")
+    if said and not re.fullmatch(r"\d{1,5}(\.\d{1,3})?", said):
+        raise SpecError(f"EKIBEN_LOG_FLUSH_S is {said!r}, which is no number of seconds. Say 0, 30 or 0.5.")
+    return float(said) if said else None
 
 
 def _folder(spool: str, uri: str) -> Path:

@@ -49,8 +49,20 @@ OF_PROVIDER = {
 }
 # What makes a platform, what only the machine of a station or an emulator runs, and what tests are made with.
 AT_HOME = frozenset(
-    {"compaction.py", "components.py", "cost.py", "cron.py", "daemon.py", "monitoring.py", "specs.py", "testing.py"}
+    {
+        "compaction.py",
+        "components.py",
+        "cost.py",
+        "cron.py",
+        "daemon.py",
+        "forwarding.py",
+        "monitoring.py",
+        "specs.py",
+        "testing.py",
+    }
 )
+# What brings the predictions of a host to their storage: servers have it, functions and jobs have no use for it.
+OF_PREDICTIONS = frozenset({"compaction.py", "forwarding.py"})
 # What a training job may import of Ekiben (`ekiben.job`), and what watches over its processes; the standard library alone.
 JOB_FACE = (
     *ANYWHERE,
@@ -112,7 +124,7 @@ def job_library(*own: str) -> Bundle:
 
 def image_library() -> dict[str, Content]:
     """The part of Ekiben that serves inside an environment image, by the names that its files have there."""
-    return {**_library(SERVING, "")}
+    return {**_library(SERVING, "", AT_HOME - OF_PREDICTIONS)}
 
 
 def skipped(name: str) -> bool:

@@ -1,7 +1,7 @@
 """The prediction log of a server by itself: what the service answers to a POST, in the spool of a host (see spool.py).
 
-`given` is what `ekiben serve` has made of its options: folder (of the spool), storage_uri, share, compaction (a command), endpoint,
-revision and model_version.
+`given` is what `ekiben serve` has made of its options: folder (of the spool), storage_uri, share, compaction and forwarding
+(commands), flush_s (None: when a segment is full or old), endpoint, revision and model_version.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .ahead import Ahead
 from .exchange import new_id
 from .spool import Spool
 from .tracing import of_caller
@@ -37,7 +38,8 @@ Message = MutableMapping[str, Any]
 def spooled(given: dict[str, Any]) -> tuple[Spool, Callable[..., None]]:
     """The spool, and what writes a row to it."""
     uri = given["storage_uri"]
-    spool = Spool(Path(given["folder"]), lambda endpoint: uri, given["compaction"])
+    ahead = None if given["flush_s"] is None else Ahead([*given["forwarding"], uri], given["flush_s"])
+    spool = Spool(Path(given["folder"]), lambda endpoint: uri, given["compaction"], ahead=ahead)
     named = {name: given[name] for name in ("endpoint", "revision", "model_version")}
     return spool, partial(spool.write, given["share"], **named)
 

@@ -28,6 +28,7 @@ from json.encoder import encode_basestring as quoted
 from pathlib import Path
 from typing import Any
 
+from .ahead import Ahead
 from .clock import now_ms
 
 __all__ = ["COMPACTION", "Spool", "line"]
@@ -77,7 +78,8 @@ class Segment:
 class Spool:
     """The segments in `folder`, a folder in it for each endpoint.
 
-    `storage_uri` says where an endpoint's rows go, "" is nowhere; `compaction` is the command that brings them there.
+    `storage_uri` says where an endpoint's rows go, "" is nowhere; `compaction` is the command that brings them there. With
+    `ahead` they are there before the answer leaves.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Spool:
     compaction: Sequence[str]
     segment_bytes: int = SEGMENT_BYTES
     spool_bytes: int = SPOOL_BYTES
+    ahead: Ahead | None = None
     logged: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     _open: dict[str, Segment] = field(default_factory=dict)
@@ -99,6 +102,8 @@ class Spool:
 
     def start(self) -> None:
         """Take up what an earlier process has left."""
+        if self.ahead is not None:
+            self.ahead.start()
         self._count()
         if self._held:
             self._compact()
@@ -118,6 +123,8 @@ class Spool:
 
     async def stop(self) -> None:
         """Write no more. What is not in storage yet is there at the next start."""
+        if self.ahead is not None:
+            self.ahead.stop()
         if self._timer:
             self._timer.cancel()
         if self._compaction:
@@ -150,6 +157,8 @@ class Spool:
         self._held += len(row)
         self.logged[endpoint] += 1
         self._silent = False
+        if self.ahead is not None:
+            self.ahead.bring(segment.path)
 
     def rows(self, endpoint: str, last: int) -> list[dict[str, Any]]:
         """The last rows that are not in storage yet, newest first. Call it in a thread: it reads files."""
@@ -246,7 +255,7 @@ class Spool:
     async def _run(self, segments: list[Path]) -> None:
         """Have these made Parquet; those that are left could not be."""
         wanted = [
-            {"segment": str(path), "storage_uri": uri}
+            {"segment": str(path), "storage_uri": uri, "ahead": self.ahead is not None}
             for path in segments
             if (uri := self.storage_uri(path.parent.name))
         ]

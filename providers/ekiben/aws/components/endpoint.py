@@ -206,7 +206,8 @@ def on_serverless(endpoint: Endpoint, storage: Storage, backend: Backend) -> Mad
         "memory_mib": max(backend.least_mib, math.ceil(endpoint.spec.resources.memory_mib / 1024) * 1024),
         "max_concurrency": count.most,
         "provisioned": count.least,
-        "variables": components.server_variables(endpoint, storage.uri),
+        # An instance may be frozen between two requests, as on Lambda, which the server finds out by itself.
+        "variables": {"EKIBEN_LOG_FLUSH_S": "0", **components.server_variables(endpoint, storage.uri)},
     }
     return made, uses
 
