@@ -156,6 +156,11 @@ def test_each_service_says_it_in_its_own_words(role: Callable[..., Clients]) -> 
         (lambda: nobody("logs").filter_log_events(logGroupName="/g"), "log-group:/g"),
         (lambda: nobody("kms").decrypt(KeyId="k", CiphertextBlob=b"1"), "kms:Decrypt"),
         (lambda: nobody("scheduler").list_schedules(), "scheduler:ListSchedules"),
+        (lambda: nobody("ecs").list_tasks(cluster="c"), "ecs:ListTasks"),
+        (
+            lambda: nobody("elbv2").modify_load_balancer_attributes(LoadBalancerArn="arn:b", Attributes=[]),
+            "elasticloadbalancing:ModifyLoadBalancerAttributes",
+        ),
     ):
         refused(wrong, words)  # type: ignore[arg-type]
 

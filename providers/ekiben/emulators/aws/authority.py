@@ -33,7 +33,7 @@ class NotAllowed(Refused):
         self._call = call
 
     def answer(self) -> Answer:
-        if self._call.service == "s3" or self._call.service in ("iam", "sts", "sns"):
+        if self._call.service == "s3" or self._call.service in ("iam", "sts", "sns", "elasticloadbalancing"):
             code = "AccessDenied" if self.code == "AccessDeniedException" else self.code
             inner = f"<Error><Code>{code}</Code><Message>{escape(self.message)}</Message></Error>"
             body = inner if self._call.service == "s3" else f"<ErrorResponse>{inner}</ErrorResponse>"
