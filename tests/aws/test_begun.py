@@ -20,6 +20,8 @@ from .conftest import REGION
 from .program import Recorded, run
 
 CRASH = Path(__file__).parents[1] / "crash" / "project"
+# What only a role has that is larger than any in this program.
+LARGE = {"aws:iam/policy:Policy"}
 COMPONENTS = Path(ek.__file__).parent / "aws" / "components"
 
 
@@ -51,12 +53,12 @@ def test_the_program_that_is_killed_has_every_type_that_a_component_makes(made: 
                 ):
                     called.add(getattr(getattr(pulumi_aws, module), name).pulumi_type)
     assert len(called) > 30
-    assert called == of_aws(made)
+    assert called == of_aws(made) | LARGE
 
 
 def test_every_type_is_known_once(made: Recorded) -> None:
     tables = (begun.NAMED.keys(), begun.ASKED, begun.REPEATED)
-    assert of_aws(made) == set().union(*tables)
+    assert of_aws(made) | LARGE == set().union(*tables)
     assert sum(map(len, tables)) == len(set().union(*tables))
 
 
@@ -73,6 +75,8 @@ def test_ids_are_those_that_the_plugin_gives(aws: str, client: Callable[[str], A
         identity("aws:ecs/cluster:Cluster", named)
         == client("ecs").create_cluster(clusterName="one")["cluster"]["clusterArn"]
     )
+    policy = client("iam").create_policy(PolicyName="one", PolicyDocument='{"Version": "2012-10-17", "Statement": []}')
+    assert identity("aws:iam/policy:Policy", named) == policy["Policy"]["Arn"]
     assert identity("aws:budgets/budget:Budget", named) == f"{account}:one"
     assert identity("aws:lambda/functionUrl:FunctionUrl", {"functionName": "f"}) == "f"
     assert identity("aws:lambda/functionUrl:FunctionUrl", {"functionName": "f", "qualifier": "live"}) == "f/live"

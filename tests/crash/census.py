@@ -44,6 +44,7 @@ def _all(aws: EmulatedAws) -> Iterator[str]:
 
 
 def _roles(aws: EmulatedAws) -> Iterator[str]:
+    yield from ("aws:iam/policy:Policy" for _ in aws.iam.list_policies(Scope="Local")["Policies"])
     for role in _pages(aws.iam, "list_roles", "Roles"):
         yield "aws:iam/role:Role"
         name = role["RoleName"]
