@@ -15,6 +15,7 @@ import pytest
 
 import ekiben as ek
 from ekiben.aws import begun
+from ekiben.aws.components import policies
 
 from .conftest import REGION
 from .program import Recorded, run
@@ -75,7 +76,8 @@ def test_ids_are_those_that_the_plugin_gives(aws: str, client: Callable[[str], A
         identity("aws:ecs/cluster:Cluster", named)
         == client("ecs").create_cluster(clusterName="one")["cluster"]["clusterArn"]
     )
-    policy = client("iam").create_policy(PolicyName="one", PolicyDocument='{"Version": "2012-10-17", "Statement": []}')
+    document = policies.document([policies.allow(["s3:GetObject"], ["arn:aws:s3:::lake/*"])])
+    policy = client("iam").create_policy(PolicyName="one", PolicyDocument=document)
     assert identity("aws:iam/policy:Policy", named) == policy["Policy"]["Arn"]
     assert identity("aws:budgets/budget:Budget", named) == f"{account}:one"
     assert identity("aws:lambda/functionUrl:FunctionUrl", {"functionName": "f"}) == "f"
