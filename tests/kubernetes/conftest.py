@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,11 @@ from ekiben.kubernetes.facts import OWN_MIB, S3
 from ekiben.kubernetes.pods import pod
 
 from . import store
+
+if TYPE_CHECKING:
+    from ekiben.emulators.kubernetes.chosen import Chosen
+
+    from .stack import Stack
 
 NAMESPACE = "demo-test"
 SPEC: dict[str, Any] = {
@@ -36,6 +41,17 @@ def bucket(store_url: str) -> str:
 @pytest.fixture(scope="session")
 def library() -> packing.Bundle:
     return packing.job_library("kubernetes/container.py")
+
+
+@pytest.fixture(scope="session")
+def stack(emulated_kubernetes: Chosen, library: packing.Bundle) -> Iterator[Stack]:
+    """A namespace on the real cluster, with a store that its pods reach."""
+    from .stack import standing
+
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("KUBECONFIG", emulated_kubernetes.kubeconfig)
+        with standing(emulated_kubernetes, library) as made:
+            yield made
 
 
 def training_part(

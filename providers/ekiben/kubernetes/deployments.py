@@ -63,6 +63,7 @@ class Deployments:
         container["env"] = [
             *container.get("env", ()),
             *(variable(key, value) for key, value in environment(version).items()),
+            variable("EKIBEN_SERVER_REVISION", id),
         ]
         container["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 1}
         # Who is still sent here, while it ends, is answered.
@@ -120,6 +121,9 @@ class Deployments:
             elif scaled:
                 self._autoscale(one, operation)
             self._note(one["metadata"]["name"], {WEIGHT: f"{given.get(id, 0):g}"}, operation)
+        for id in set(made) - set(given):
+            # Until then pods of it that took part still do.
+            self._settled(id, operation)
 
     def remove(self, id: str, operation: str) -> None:
         """Delete a revision without traffic, and wait until its pods have drained; silent where there is none."""

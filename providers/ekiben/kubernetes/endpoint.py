@@ -97,7 +97,7 @@ class Endpoint(runtime.Endpoint):
         body = as_json(payload, "The payload").encode()
         if revision:
             self._known(revision, operation)
-        began = time.perf_counter()
+        began_ms, began = 1000 * time.time(), time.perf_counter()
         answer = self._asked("POST", quote(route.lstrip("/")), operation, revision, body)
         latency_ms = (time.perf_counter() - began) * 1000
         if answer.status >= 400:
@@ -105,7 +105,7 @@ class Endpoint(runtime.Endpoint):
         return Prediction(
             endpoint=name, revision=answer.headers.get("x-ekiben-revision", "") or self._answered(revision, operation),
             body=parsed("kubernetes", name, route, answer.body), latency_ms=latency_ms,
-            cold=answer.headers.get("x-ekiben-cold") == "true", id=answer.headers.get("x-request-id", ""),
+            cold=float(answer.headers.get("x-ekiben-since-ms") or 0) > began_ms, id=answer.headers.get("x-request-id", ""),
         )  # fmt: skip
 
     def metrics(self) -> list[RevisionMetrics]:

@@ -67,6 +67,7 @@ class Knative:
         container["env"] = [
             *container.get("env", ()),
             *(variable(name, value) for name, value in environment(version).items()),
+            variable("EKIBEN_SERVER_REVISION", id),
         ]
         template = {
             "metadata": {

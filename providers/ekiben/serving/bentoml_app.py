@@ -119,6 +119,11 @@ def application(
         service.to_asgi(is_main=True), own, join_paths(service.path_prefix, "/readyz"),
         join_paths(service.path_prefix, service.apis[predict].route) if predict else "",
     )  # fmt: skip
+    if any(name in os.environ for name in ("EKIBEN_SERVER_TOKEN", "EKIBEN_SERVER_REVISION")):
+        from . import callers
+
+        asked = ("/livez", "/readyz", "/healthz", "/metrics")
+        app = callers.Asgi(app, [join_paths(service.path_prefix, path) for path in asked])
     return app, telemetry
 
 

@@ -115,6 +115,13 @@ def install(lean: Lean, predictions: dict[str, Any] | None = None) -> None:
             watch.failed.append(spans.failed)
             watch.ended.append(spans.ended)
             watch.stops.append(spans.stop)
+    if any(name in os.environ for name in ("EKIBEN_SERVER_TOKEN", "EKIBEN_SERVER_REVISION")):
+        from . import callers
+
+        lean.handle, lean.handle_traced = (
+            callers.only(each, application.health) for each in (lean.handle, lean.handle_traced)
+        )
+        lean.head += b"".join(b"%s: %s\r\n" % header for header in callers.headers())
     if predictions is not None:
         from .predictions import Predictions
 
