@@ -28,7 +28,7 @@ PORT = 8080
 WEIGHT, TAG = "ekiben.dev/weight", "ekiben.dev/tag"
 CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 600.0, 0.1, 2.0
 # Until every node knows that a pod is not to be asked any more.
-LEAVE_S = 5
+LEAVE_S, LEAVE_TIMEOUT_S = 5, 60.0
 # Of its CPUs: what is busier gets another pod.
 BUSY_PERCENT = 80
 
@@ -117,13 +117,14 @@ class Deployments:
         for id, one in made.items():
             if id not in given:
                 self._cluster.delete("HorizontalPodAutoscaler", self.name(id), operation)
-                self._scale(one, 1, "no", operation)
+                # Whatever state its pods are in: one that took part must not go on for want of another that is ready.
+                self._scale(one, 1 if self._facts.route else 0, "no", operation)
             elif scaled:
                 self._autoscale(one, operation)
             self._note(one["metadata"]["name"], {WEIGHT: f"{given.get(id, 0):g}"}, operation)
-        for id in set(made) - set(given):
-            # Until then pods of it that took part still do.
-            self._settled(id, operation)
+        for id in sorted(set(made) - set(given)):
+            self._left(id, operation)
+            self._scale(made[id], 1, "no", operation)
 
     def remove(self, id: str, operation: str) -> None:
         """Delete a revision without traffic, and wait until its pods have drained; silent where there is none."""
@@ -196,6 +197,13 @@ class Deployments:
         raise Unavailable(
             "kubernetes", operation, f"the pods of {id} are not ready{f': {why}' if why else ''}", "Repeat it later"
         )
+
+    def _left(self, id: str, operation: str) -> None:
+        """Wait until no pod of it takes part any more; those that answer their last requests are not waited for."""
+        for _ in looks(LEAVE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            status = self._cluster.get("Deployment", self.name(id), operation).get("status") or {}
+            if self._facts.route or not status.get("replicas"):
+                return
 
     def _route(self, weights: Mapping[str, float], operation: str) -> None:
         refs = [{"name": self.name(id), "port": PORT, "weight": round(100 * weight)} for id, weight in weights.items()]
