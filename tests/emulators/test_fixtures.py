@@ -74,7 +74,7 @@ def test_nothing_runs_on_after_a_reset(emulated_aws: EmulatedAws, tmp_path: Path
     found = [until(lambda name=name: pids(tmp_path / name)) for name in ("busy", "failing", "job")]
     emulated_aws.reset()
     tries = pids(tmp_path / "failing")
-    assert not any(alive(pid) for each in found for pid in each)
+    until(lambda: not any(alive(pid) for each in found for pid in each), "all are gone")
     assert (
         emulated_aws.s3.list_buckets()["Buckets"] == emulated_aws.client("lambda").list_functions()["Functions"] == []
     )

@@ -107,6 +107,10 @@ class Stage:
     def log(self, training: str, id: str) -> str:
         return self.client.send("GET", f"/v1/trainings/{training}/runs/{id}/log").body.decode()
 
+    def gone(self, words: str) -> None:
+        """Wait until no living process has `words` in its command line: one that was killed may still have to be told."""
+        until(lambda: not self.marked(words), f"nothing of {words} lives")
+
     def marked(self, words: str) -> list[int]:
         """The living processes that have `words` in their command line."""
         found = []

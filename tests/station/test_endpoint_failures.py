@@ -227,4 +227,4 @@ def test_stopping_lets_the_running_requests_end(station: Station, doubling: Mode
         launch.stop(station.state_dir)
         answer = running.result()
     assert answer.status == 200
-    assert not alive(answer.json())
+    until(lambda: not alive(answer.json()), "it is gone")

@@ -219,7 +219,7 @@ def test_deleted_nothing_of_an_endpoint_is_left(host: Station, tripling: ModelVe
     pid = sent(host.call("gone", "pid", {}))
     host.client.request("DELETE", "/v1/resources/endpoint/gone")
     host.client.request("DELETE", "/v1/resources/endpoint/gone")
-    assert not alive(pid)
+    until(lambda: not alive(pid), "it is gone")
     assert not (host.state_dir / "bentos" / only.digest).exists()
     with pytest.raises(NotFound):
         host.revisions("gone")

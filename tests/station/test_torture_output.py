@@ -152,8 +152,8 @@ def test_a_handler_whose_children_daemonise_leaves_none(stage: Stage) -> None:
     """
     stage.function("forks", code.format(sleep=0.5), on=(Http(),))
     stage.client.request("POST", "/functions/forks", {})
-    assert stage.marked(f"{stage.root}/ek-daemon") == []
+    stage.gone(f"{stage.root}/ek-daemon")
     stage.function("forks", code.format(sleep=300), on=(Http(),), timeout_s=1)
     with pytest.raises(FunctionFailed, match="time limit of 1 s"):
         stage.client.request("POST", "/functions/forks", {})
-    assert stage.marked(f"{stage.root}/ek-daemon") == []
+    stage.gone(f"{stage.root}/ek-daemon")

@@ -69,7 +69,7 @@ def test_a_run_goes_on_without_its_station_and_the_next_one_takes_it_up(stage: S
     run = stage.ended("waits", "run-1")
     assert (run.state, run.metrics, marks.read_text()) == ("succeeded", {"a": 1.0}, "start\n")
     assert ends(stage) == ["succeeded"]
-    assert stage.marked(f"{marks}.daemon") == []
+    stage.gone(f"{marks}.daemon")
 
 
 def test_a_run_that_ends_while_no_station_runs_is_told_by_the_next(stage: Stage) -> None:
@@ -91,7 +91,7 @@ def test_a_killed_supervisor_is_a_failed_run_without_processes(stage: Stage) -> 
     run = stage.ended("waits", "run-1")
     assert (run.state, ends(stage), marks.read_text()) == ("failed", ["failed"], "start\n")
     assert "supervisor was killed" in run.reason
-    assert stage.marked(f"{marks}.daemon") == []
+    stage.gone(f"{marks}.daemon")
     assert "ready" in (stage.lake / "runs/waits/run-1/log.txt").read_text()
 
 
@@ -101,7 +101,7 @@ def test_a_killed_supervisor_is_tried_again(stage: Stage) -> None:
     until(lambda: marks.read_text() == "start\nstart\n")
     go(marks)
     assert stage.ended("waits", "run-1").state == "succeeded"
-    assert stage.marked(f"{marks}.daemon") == []
+    stage.gone(f"{marks}.daemon")
 
 
 def test_station_and_supervisor_killed_together_as_by_a_power_cut(stage: Stage) -> None:
@@ -112,7 +112,7 @@ def test_station_and_supervisor_killed_together_as_by_a_power_cut(stage: Stage) 
     stage.start()
     assert stage.ended("waits", "run-1").state == "failed"
     assert (ends(stage), marks.read_text()) == (["failed"], "start\n")
-    assert stage.marked(f"{marks}.daemon") == []
+    stage.gone(f"{marks}.daemon")
 
 
 def test_a_cancel_that_the_station_did_not_live_to_see(stage: Stage) -> None:
@@ -120,7 +120,7 @@ def test_a_cancel_that_the_station_did_not_live_to_see(stage: Stage) -> None:
     stage.kill()
     (stage.state_dir / "runs" / "run-1" / "cancel").touch()
     until(lambda: not supervision.alive(stage.state_dir / "runs" / "run-1"))
-    assert stage.marked(f"{marks}.daemon") == []
+    stage.gone(f"{marks}.daemon")
     stage.start()
     assert stage.ended("waits", "run-1").state == "cancelled"
     assert (ends(stage), marks.read_text()) == (["cancelled"], "start\n")
@@ -151,7 +151,8 @@ def test_a_killed_node_is_a_failed_run_that_says_so(stage: Stage) -> None:
     ]
     os.kill(pid, signal.SIGKILL)
     run = stage.ended("waits", "run-1")
-    assert (run.state, stage.marked(f"{marks}.daemon")) == ("failed", [])
+    assert run.state == "failed"
+    stage.gone(f"{marks}.daemon")
     assert "ended by SIGKILL, perhaps for lack of memory" in run.reason
 
 

@@ -59,8 +59,9 @@ def waiting(stage: Stage, times: int = 1) -> None:
     until(there, "the job waits")
 
 
-def left(stage: Stage) -> list[int]:
-    return stage.marked(f"{stage.root}/ek-spot")
+def spot(stage: Stage) -> str:
+    """What the job has started, by its command line."""
+    return f"{stage.root}/ek-spot"
 
 
 def supervisor(stage: Stage) -> int:
@@ -95,7 +96,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint(stage: Stage) -> None:
     assert f"ekiben: interrupted: {one.reason}; {one.lost_s:.1f} s of work are lost" in log
     assert "ekiben: attempt 2, with the checkpoint step-0000000002/count\nstarts at 2 on 0\n" in log
     assert (stage.lake / "runs/counts/run-1/model/m").read_text() == "3"
-    assert left(stage) == []
+    stage.gone(spot(stage))
     assert [one["data"]["state"] for one in stage.events("TrainingEnded")] == ["succeeded"]
 
 
@@ -106,14 +107,14 @@ def test_a_killed_supervisor_and_the_run_goes_on(stage: Stage) -> None:
     assert (run.state, run.attempts, len(run.interruptions)) == ("succeeded", 2, 1)
     assert "supervisor was killed" in run.interruptions[0].reason
     assert run.lost_s > 0
-    assert left(stage) == []
+    stage.gone(spot(stage))
 
 
 def test_a_power_cut_is_measured_to_the_last_sign_of_life(stage: Stage) -> None:
     """Station, supervisor and job die at once, and the machine is back an hour later."""
     begin(stage)
     folder = stage.state_dir / "runs" / "run-1"
-    pids = [supervisor(stage), *nodes(stage), *left(stage)]
+    pids = [supervisor(stage), *nodes(stage), *stage.marked(spot(stage))]
     stage.kill()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -147,7 +148,7 @@ def test_a_machine_that_shuts_down_terminates_the_supervisor_which_gives_the_job
     launch.stop(stage.state_dir)
     os.kill(supervisor_pid, signal.SIGTERM)
     until(lambda: not supervision.alive(stage.state_dir / "runs" / "run-1"))
-    assert left(stage) == []
+    stage.gone(spot(stage))
     stage.start()
     run = stage.ended("counts", "run-1")
     assert (run.state, run.attempts) == ("succeeded", 2)
@@ -210,7 +211,7 @@ def test_a_cancel_while_it_waits_to_go_on_keeps_the_checkpoints(stage: Stage) ->
     run = stage.ended("counts", "run-1")
     assert (run.state, run.reason, len(run.interruptions)) == ("cancelled", "cancelled", 1)
     assert (stage.lake / "runs/counts/run-1/checkpoints/step-0000000002/count").read_text() == "2"
-    assert left(stage) == []
+    stage.gone(spot(stage))
 
 
 def test_without_spot_an_interruption_is_a_failure_that_is_told_of(stage: Stage) -> None:

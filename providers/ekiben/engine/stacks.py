@@ -23,6 +23,7 @@ from ekiben.errors import MissingDependency, ProviderError, SpecError, Unavailab
 
 try:
     from pulumi import automation
+    from pulumi.automation._stack import StackInitMode  # create_or_select makes no class but its own
     from pulumi.automation.errors import create_command_error
     from semver import VersionInfo
 except ImportError as _error:  # pragma: no cover - needs an environment without the extra
@@ -222,7 +223,7 @@ def _stack(root: Path, stack: str, verb: str, progress: Progress) -> Iterator[au
     workspace = Workspace(work_dir=str(root), env_vars=environment(root, cli), pulumi_command=command)
     with _interrupts(command, progress) as interrupted, progress.shown(f"{verb} {stack}"):
         try:
-            opened = Stack.create_or_select(stack, workspace)
+            opened = Stack(stack, workspace, StackInitMode.CREATE_OR_SELECT)
             recover(root, opened, progress.say)
             yield opened
         except automation.CommandError as error:
