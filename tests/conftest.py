@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from ekiben.engine import pulumi_cli
 from ekiben.errors import EkibenError
+
+from .control_plane import ControlPlane, control_plane
 
 # Analytics and update checks of what we call have no place in a test.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
@@ -33,7 +35,7 @@ settings.load_profile("ekiben")
 
 # The tests of these folders share what takes long to make.
 RIG = "tests/conformance/"
-TOGETHER = (RIG, "tests/example/", "tests/teardown/")
+TOGETHER = (RIG, "tests/example/", "tests/teardown/", "tests/emulators/test_kubernetes_")
 # These share nothing, take long, and come last: the workers divide them.
 SINGLY = ("tests/engine/", "tests/cli/test_readme.py")
 # Long, and under the engine: first of those.
@@ -90,6 +92,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if needs_cluster(item):
         wait_for_cluster()
     return (yield)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A real API server with its controllers, and no node. The tests that need it share it: each works in what it has made."""
+    with control_plane(tmp_path_factory.mktemp("api-server")) as plane:
+        yield plane
 
 
 @cache
