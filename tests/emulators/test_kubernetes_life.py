@@ -10,6 +10,7 @@ import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,26 +145,24 @@ def test_the_server_judges_what_changes(plane: ControlPlane) -> None:
     assert found(same) == ([], [])
     assert found(changed(old, paused=True)) == (["spec.paused"], [])
     assert found(changed(old, selector={"matchLabels": {"app": "x"}})) == (["spec.selector.matchLabels.app"],) * 2
+    wrong = changed(old, template={**old["spec"]["template"], "metadata": {"labels": {"app": "y"}}})
+    assert found(wrong) == (["spec.template.metadata.labels.app"], [])
     with pytest.raises(ProviderError, match="`selector` does not match template `labels`"):
-        found(changed(old, template={**old["spec"]["template"], "metadata": {"labels": {"app": "y"}}}))
+        life(plane, wrong).preview(wrong, state)
     assert life(plane, old).preview(changed(old, paused=True), state)["spec"]["paused"] is True
     assert plane.call("GET", at("deployments", "judged", "apis/apps/v1"))["spec"].get("paused") is None
 
 
 def test_what_the_server_never_changes_takes_another_object(plane: ControlPlane) -> None:
     """Said by the server alone: no table of ours has it."""
-    old = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "fixed"},
-        "spec": {"clusterIP": "None", "ports": [{"port": 1}]},
-    }
-    _, state = life(plane, old).create(old, PATIENCE_S)
-    new = changed(old, clusterIP="10.96.0.99")
-    change = life(plane, new).diff(old, new, state, [])
-    assert ([*map(text, change.replaces)], change.delete_first) == (["spec.clusterIP"], True)
-    life(plane, old).delete("life/fixed", state, PATIENCE_S)
-    assert life(plane, new).create(new, PATIENCE_S)[1]["spec"]["clusterIP"] == "10.96.0.99"
+    old = config_map("fixed", a="1") | {"immutable": True}
+    content = {"enableConfigMapMutable": "true"}
+    _, state = life(plane, old, **content).create(old, PATIENCE_S)
+    new = {**old, "data": {"a": "2"}}
+    change = life(plane, new, **content).diff(old, new, state, [])
+    assert ([*map(text, change.replaces)], change.delete_first) == (["data.a"], True)
+    life(plane, old, **content).delete("life/fixed", state, PATIENCE_S)
+    assert life(plane, new, **content).create(new, PATIENCE_S)[1]["data"] == {"a": "2"}
 
 
 def test_fields_of_others_are_told_left_or_taken_over(plane: ControlPlane) -> None:
@@ -172,8 +171,11 @@ def test_fields_of_others_are_told_left_or_taken_over(plane: ControlPlane) -> No
     path = at("deployments", "shared", "apis/apps/v1")
     plane.call("PATCH", f"{path}?fieldManager=scaler", {"spec": {"revisionHistoryLimit": 5}}, content=MERGE)
     new = changed(old, revisionHistoryLimit=2, paused=True)
+    assert [*map(text, life(plane, new).diff(old, new, state, []).paths)] == [
+        "spec.revisionHistoryLimit",
+        "spec.paused",
+    ]
     for act in (
-        lambda: life(plane, new).diff(old, new, state, []),
         lambda: life(plane, new).preview(new, state),
         lambda: life(plane, new).update("life/shared", state, new, [], PATIENCE_S),
     ):
@@ -187,7 +189,7 @@ def test_fields_of_others_are_told_left_or_taken_over(plane: ControlPlane) -> No
 
 
 def test_a_refresh_finds_what_others_have_changed_and_nothing_else(plane: ControlPlane) -> None:
-    thing = deployment("drifts")
+    thing = deployment("drifts", skipAwait="true")
     id, state = life(plane, thing).create(thing, PATIENCE_S)
     found = life(plane, thing).read(id, thing, state)
     assert found is not None
@@ -205,9 +207,9 @@ def test_a_refresh_finds_what_others_have_changed_and_nothing_else(plane: Contro
     wanted = copy.deepcopy(thing)
     wanted["spec"]["template"]["spec"]["containers"][0]["image"] = "other:2"
     assert found[0] == wanted
-    life(plane, thing).delete(id, state, PATIENCE_S)
+    life(plane, thing).delete(id, {}, PATIENCE_S)
     assert life(plane, thing).read(id, thing, state) is None
-    life(plane, thing).delete(id, state, PATIENCE_S)
+    life(plane, thing).delete(id, {}, PATIENCE_S)
 
 
 def test_a_secret_is_marked_so_and_its_drift_is_found(plane: ControlPlane) -> None:
@@ -234,7 +236,7 @@ def test_a_patch_takes_back_no_more_than_its_own(plane: ControlPlane) -> None:
     thing = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patched"}, "data": {"b": "2"}}
     urn = "urn:pulumi:dev::small::kubernetes:core/v1:ConfigMapPatch::patched"
     whole = life(plane, thing)
-    patch = Life(server=whole.server, settings=whole.settings, token=token_of(urn, thing), urn=urn)
+    patch = replace(whole, token=token_of(urn, thing), urn=urn)
     id, state = patch.create(thing, 0)
     assert plane.call("GET", at("configmaps", "patched"))["data"] == {"a": "1", "b": "2"}
     patch.delete(id, state, 0)
@@ -247,7 +249,8 @@ def test_a_patch_takes_back_no_more_than_its_own(plane: ControlPlane) -> None:
 def test_a_definition_and_what_it_defines(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = {"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}}}
     definition = {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "crates.life.example.com"},
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "crates.life.example.com"},
         "spec": {
             "group": "life.example.com", "scope": "Namespaced", "names": {"plural": "crates", "kind": "Crate"},
             "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
@@ -257,8 +260,8 @@ def test_a_definition_and_what_it_defines(plane: ControlPlane, monkeypatch: pyte
     assert life(plane, crate).preview(crate, None)["spec"] == {"size": 1}
     id, state = life(plane, definition).create(definition, PATIENCE_S)
     assert life(plane, crate).create(crate, 0)[0] == "life/c"
-    with pytest.raises(ProviderError, match=r"spec\.size: expected numeric.*spec\.weight: field not declared"):
-        life(plane, crate).preview(changed(crate, size="big", weight=2), {})
+    with pytest.raises(ProviderError, match=r"spec\.weight: field not declared in schema"):
+        life(plane, crate).preview(changed(crate, weight=2), {})
     life(plane, definition).delete(id, state, PATIENCE_S)
     monkeypatch.setattr(life_module, "KIND_TIMEOUT_S", 0.0)
     unknown = {**crate, "kind": "Barrel"}
@@ -281,16 +284,8 @@ def test_what_is_not_ready_is_kept_with_why_and_goes_on(plane: ControlPlane) -> 
         with pytest.raises(Partial, match="0 of 1 replicas are available"):
             life(plane, thing).read(half.id, thing, half.state)
         node.status = running()
-        said: list[str] = []
-        again = life(plane, thing)
-        going_on = Life(
-            server=again.server, settings=again.settings, token=again.token, urn=again.urn, tell=said.append
-        )
-        done = going_on.update(half.id, half.state, thing, [], PATIENCE_S)
+        done = life(plane, thing).update(half.id, half.state, thing, [], PATIENCE_S)
         assert done["status"]["availableReplicas"] == 1
-        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "slow"},
-                   "spec": {"selector": {"app": "slow"}, "ports": [{"port": 80}]}}  # fmt: skip
-        life(plane, service).create(service, PATIENCE_S)
     life(plane, thing).delete(half.id, half.state, PATIENCE_S)
 
 
@@ -299,8 +294,9 @@ def test_a_job_is_waited_for_until_it_is_done_and_replaced_when_it_failed(plane:
         "metadata": {"labels": {"app": "job"}},
         "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]},
     }
-    thing = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job", "annotations": {"pulumi.com/replaceUnready": "true"}},
-             "spec": {"backoffLimit": 0, "template": template}}  # fmt: skip
+    metadata = {"name": "job", "annotations": {"pulumi.com/replaceUnready": "true"}}
+    spec = {"backoffLimit": 0, "template": template}
+    thing = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
     with (
         Node(plane, "job", phase="Failed"),
         pytest.raises(Partial, match="it has failed .*BackoffLimitExceeded") as caught,
@@ -321,17 +317,27 @@ def others() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+def test_a_service_waits_for_who_answers(plane: ControlPlane, others: ThreadPoolExecutor) -> None:
+    thing = {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "front"},
+        "spec": {"selector": {"app": "none"}, "ports": [{"port": 80}]},
+    }  # fmt: skip
+    said, waiting = threading.Event(), life(plane, thing)
+    made = others.submit(replace(waiting, tell=lambda _: said.set()).create, thing, PATIENCE_S)
+    assert said.wait(PATIENCE_S)
+    assert not made.done()
+    part = {
+        "metadata": {"name": "front", "labels": {"kubernetes.io/service-name": "front"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.1.2.3"], "conditions": {"ready": True}}],
+    }  # fmt: skip
+    plane.call("POST", at("endpointslices", "", "apis/discovery.k8s.io/v1")[:-1], part)
+    assert made.result(PATIENCE_S)[0] == "life/front"
+
+
 def test_who_wants_to_stop_is_obeyed_at_once(plane: ControlPlane, others: ThreadPoolExecutor) -> None:
     thing = deployment("stopped", 1)
     said = threading.Event()
-    waiting = life(plane, thing)
-    asked = Life(
-        server=waiting.server,
-        settings=waiting.settings,
-        token=waiting.token,
-        urn=waiting.urn,
-        tell=lambda _: said.set(),
-    )
+    asked = replace(life(plane, thing), tell=lambda _: said.set())
     made = others.submit(asked.create, thing, PATIENCE_S)
     assert said.wait(PATIENCE_S)
     asked.stopped.set()

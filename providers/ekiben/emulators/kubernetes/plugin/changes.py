@@ -16,13 +16,14 @@ from ekiben.emulators.kubernetes.plugin import objects
 from ekiben.emulators.kubernetes.plugin.paths import Path, differences, parsed, put, value_at, within
 from ekiben.emulators.kubernetes.plugin.server import Kind, Refused, Server
 
-__all__ = ["Change", "change", "drifted", "kept"]
+__all__ = ["Change", "change", "drifted", "judged", "kept"]
 
 # Kind -> the fields that no update changes (https://kubernetes.io/docs/reference/kubernetes-api/). Of a ConfigMap and a Secret it
 # is Pulumi's own choice: what uses one sees its new content only as another one.
 FIXED: Mapping[str, tuple[str, ...]] = {
     "ConfigMap": ("data", "binaryData"),
     "Secret": ("data", "stringData", "type"),
+    "Service": ("spec.clusterIP", "spec.clusterIPs"),
     "PersistentVolumeClaim": ("spec.accessModes", "spec.selector", "spec.storageClassName", "spec.volumeMode", "spec.volumeName"),
     "apps/DaemonSet": ("spec.selector",),
     "apps/Deployment": ("spec.selector",),
@@ -44,6 +45,9 @@ STAYS = re.compile(
 ITEM_KEYS = ("name", "key", "mountPath", "devicePath", "containerPort", "port", "topologyKey", "ip", "uid", "type")
 PASSING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 
+# At two states of an object that is being made by its controllers, until two looks see the same one.
+LOOKS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -60,25 +64,22 @@ def change(
 ) -> Change:  # fmt: skip
     """From the object that was asked for to the one that is. `mutable`: kinds whose content changes in place after all.
 
-    server: None where it cannot be asked. Raises Refused where the server would refuse the change, and not because a field stays.
+    server: None where it cannot be asked.
     """
     paths = tuple(path for path in differences(old, new) if path != ("apiVersion",) or _group(old) != _group(new))
     if not paths:
         return Change()
     replaces = _fixed(new, paths, frozenset(mutable))
     if not replaces and server is not None and kind is not None:
-        metadata = new["metadata"]
-        live = server.get(kind, str(metadata.get("namespace", "")), str(metadata["name"]))
-        if live is not None:
-            try:
-                wanted = kept(new, live, ignored)
-                dry = server.apply(kind, wanted, manager=manager, force=force, dry_run=True)
-            except Refused as refused:
-                if not (replaces := _staying(refused, paths)):
-                    raise
-            else:
+        try:
+            live, dry = judged(server, kind, new, manager=manager, force=force, ignored=ignored)
+        except Refused as refused:
+            # Any other refusal is the update's to tell, in a preview too: a refresh asks what differs, and changes nothing.
+            replaces = _staying(refused, paths)
+        else:
+            if live is not None and _lasting(dry) == _lasting(live):
                 owned = objects.owns(live, manager)
-                if _lasting(dry) == _lasting(live) and (owned is None or owned == objects.owns(dry, manager)):
+                if owned is None or owned == objects.owns(dry, manager):
                     return Change()
     same_name = all(value_at(old, place) == value_at(new, place) for place in IDENTITY)
     return Change(
@@ -86,6 +87,24 @@ def change(
         replaces=replaces,
         delete_first=bool(replaces) and same_name and not objects.flag(new, objects.AUTONAMED),
     )
+
+
+def judged(
+    server: Server, kind: Kind, thing: Mapping[str, Any], *, manager: str, force: bool, ignored: Sequence[str] = ()
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The object as it is (None where it is not), and as it would be with what is asked for: both at the same moment.
+
+    Raises Refused.
+    """
+    namespace, name = str(thing["metadata"].get("namespace", "")), str(thing["metadata"]["name"])
+    for _ in range(LOOKS):
+        live = server.get(kind, namespace, name)
+        if live is None:
+            return None, {}
+        dry = server.apply(kind, kept(thing, live, ignored), manager=manager, force=force, dry_run=True)
+        if dry["metadata"].get("resourceVersion") == live["metadata"].get("resourceVersion"):
+            break  # else a controller has changed it in between
+    return live, dry
 
 
 def kept(thing: Mapping[str, Any], live: Mapping[str, Any], ignored: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ekiben.emulators.kubernetes.plugin import objects
-from ekiben.emulators.kubernetes.plugin.changes import Change, change, drifted, kept
+from ekiben.emulators.kubernetes.plugin.changes import Change, change, drifted, judged, kept
 from ekiben.emulators.kubernetes.plugin.objects import asked, manager_of, outputs, owns, planned
 from ekiben.emulators.kubernetes.plugin.readiness import Lost, rule_of
 from ekiben.emulators.kubernetes.plugin.server import Kind, Refused, Server
@@ -69,16 +69,13 @@ class Life:
         return self.settings.flags["enablePatchForce"] or objects.flag(inputs, objects.FORCE)
 
     def diff(self, old: Props, new: Props, state: Props, ignored: Sequence[str]) -> Change:
-        """What the new inputs do to it. Raises our errors where the server would refuse them."""
+        """What the new inputs do to it."""
         kind = self.kind()
         before, after = self.thing(old, kind), self.thing(new, kind)
-        try:
-            found = change(
-                None if unknown(after) else self.server, kind, before, after, manager=manager_of(self.urn, new, state),
-                force=self.forced(new), mutable=self.settings.mutable(), ignored=ignored,
-            )  # fmt: skip
-        except Refused as refused:
-            raise explained(refused, self.said("update", id_of(after)), after) from None
+        found = change(
+            None if unknown(after) else self.server, kind, before, after, manager=manager_of(self.urn, new, state),
+            force=self.forced(new), mutable=self.settings.mutable(), ignored=ignored,
+        )  # fmt: skip
         if self.token.patch:
             moved = tuple(path for path in found.replaces if path[0] == "metadata")
             return Change(paths=found.paths, replaces=moved)
@@ -159,11 +156,11 @@ class Life:
         namespace, name = parts_of(id)
         if kind is not None and kind.namespaced:
             namespace = namespace or self.server.namespace
-        live = self.server.get(kind, namespace, name) if kind is not None else None
+        live: Props | None = self.server.get(kind, namespace, name) if kind is not None else None
         if kind is None or live is None:
             return None
         manager = manager_of(self.urn, inputs, state)
-        now = self._refreshed(kind, inputs, live, manager) if inputs else objects.imported(live)
+        now, live = self._refreshed(kind, inputs, live, manager) if inputs else (objects.imported(live), live)
         found = outputs(live, now, manager)
         if state and (why := self.unready(live)):
             raise Partial(id, found, objects.hidden(now), why)
@@ -219,10 +216,11 @@ class Life:
                 ) from error
         return outputs(live, inputs, manager)
 
-    def _refreshed(self, kind: Kind, inputs: Props, live: Props, manager: str) -> dict[str, Any]:
+    def _refreshed(self, kind: Kind, inputs: Props, live: Props, manager: str) -> tuple[dict[str, Any], Props]:
         thing = self.thing(inputs, kind)
         try:
-            wanted = self.server.apply(kind, thing, manager=manager, force=True, dry_run=True)
+            found, wanted = judged(self.server, kind, thing, manager=manager, force=True)
+            live = found or live
         except Refused:  # it cannot be so any more: then what was asked for is what is compared
             wanted = thing
         now = dict(drifted(inputs, wanted, live))
@@ -233,7 +231,7 @@ class Life:
                 for key, text in inputs["stringData"].items()
                 if key in data
             }
-        return now
+        return now, live
 
     def _awaited_kind(self) -> Kind:
         deadline = time.monotonic() + KIND_TIMEOUT_S

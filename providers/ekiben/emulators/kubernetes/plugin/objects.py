@@ -72,6 +72,9 @@ def asked(inputs: Mapping[str, Any], api: str, kind: Kind | None, namespace: str
     """The object that the inputs ask for: with its kind, in its namespace."""
     thing = {key: copy.deepcopy(value) for key, value in inputs.items() if not key.startswith("__") and key != "status"}
     thing.setdefault("apiVersion", api)
+    for key in ("annotations", "labels"):
+        if isinstance(thing.get("metadata"), dict) and thing["metadata"].get(key) == {}:
+            del thing["metadata"][key]  # the server keeps no empty one, nor who has set it
     if kind is not None:
         thing["kind"] = kind.name
         if kind.namespaced:
