@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from ekiben.cli.platform import keep, runtime
 from ekiben.emulators import stacks
 from ekiben.emulators.aws import ensure, running, stop
+from ekiben.emulators.kubernetes.layout import state_dir as cluster_state_dir
 from ekiben.errors import SpecError, Unavailable
 from ekiben.records import Part, Platform
 
@@ -106,6 +108,32 @@ def test_an_emulated_stack_meets_its_emulator_whatever_the_user_has_set(
     with pytest.raises(Unavailable, match="has forgotten all it held.*ekiben up"):
         runtime("dev")
     assert stacks.enter(root, "dev", engine=True) is True
+
+
+def test_a_stack_on_kubernetes_meets_the_cluster_of_this_user_and_not_the_one_of_kubeconfig(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config(root, "dev", "kubernetes")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setenv("XDG_STATE_HOME", str(root / "state"))
+    monkeypatch.setenv("KUBECONFIG", "/of/a/real/cluster")
+    with pytest.raises(Unavailable, match="does not run.*ekiben emulate kubernetes"):
+        stacks.enter(root, "dev")
+    folder = cluster_state_dir()
+    folder.mkdir(parents=True)
+    (folder / "kubeconfig").write_text("one")
+    (folder / "cluster.json").write_text(json.dumps({"pid": os.getpid(), "born": "x"}))
+    with (folder / "lock").open("w") as lock:
+        lock.write(str(os.getpid()))
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert stacks.enter(root, "dev") is True
+        assert os.environ["KUBECONFIG"] == str(folder / "kubeconfig")
+        stacks.made(root, "dev")
+        assert stacks.enter(root, "dev") is False
+        (folder / "kubeconfig").write_text("of one that began anew")
+        assert stacks.enter(root, "dev") is True
+    assert stacks.alive(root, "dev") == ""
 
 
 LAKE = Part(name="lake", kind="storage", provider="aws", ref="b", facts={"region": "us-east-1", "uri": "s3://b"})

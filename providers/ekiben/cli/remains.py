@@ -85,7 +85,7 @@ def in_cloud(root: Path, stack: str) -> list[Item]:
     if not package or importlib.util.find_spec(f"{package}.inventory") is None:
         return []
     if emulators.emulated(root, stack):
-        if emulators.found(root) is None:
+        if not emulators.alive(root, stack):
             return []
         emulators.enter(root, stack)
     kept = root / ".ekiben" / stack / "platform.json"

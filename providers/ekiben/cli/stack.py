@@ -133,7 +133,7 @@ def _run(verb: str, stack: str, json: bool, markdown: bool = False, **more: Any)
         # A new emulator is empty: what the state says of the last one's is not so.
         more["refresh"] = True
         if (root / ".ekiben" / name / "platform.json").exists():
-            show.say("The emulated AWS that this stack was made on has ended, and has forgotten all of it.")
+            show.say("The emulator that this stack was made on has ended, and has forgotten all of it.")
     run: Callable[..., Result] = getattr(stacks, verb)
     result = run(root, name, **more)
     left = []

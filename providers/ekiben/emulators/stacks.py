@@ -1,12 +1,14 @@
 """Stacks that run on an emulator: those whose Pulumi.<stack>.yaml says `ekiben:emulate: true`.
 
-Such a stack meets its emulator and no cloud, whatever the user's own environment says: `enter` takes the account's variables out of
-the environment of this process and puts the emulator's there, with a PULUMI_HOME of its own for the stand-in plugin.
+Such a stack meets its emulator, and no cloud or cluster of the user's, whatever the environment says: `enter` takes the account's
+variables out of the environment of this process and puts the emulator's there, with a PULUMI_HOME of its own for the stand-in.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ from typing import Any
 from ekiben.emulators.aws import Server, ensure, running
 from ekiben.errors import SpecError, Unavailable
 
-__all__ = ["DIR", "config", "emulated", "enter", "forgotten", "found", "made", "state_dir"]
+__all__ = ["DIR", "PROVIDER", "alive", "config", "emulated", "enter", "forgotten", "found", "made", "state_dir"]
 
 DIR, MADE = ".ekiben/.emulators", "made"
-KEY, PROVIDER, EMULATES = "ekiben:emulate", "ekiben:provider", ("aws",)
+KEY, PROVIDER, EMULATES = "ekiben:emulate", "ekiben:provider", ("aws", "kubernetes")
 
 
 def state_dir(root: Path) -> Path:
@@ -48,51 +50,78 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> bool:
     `engine`: start it where it does not run, and have the stand-in plugin. Raises Unavailable without `engine` where it does not
     run, and SpecError for a stack that is no emulated one in an environment that is the emulator's: a stack is on one or the other.
     """
+    told = config(root, stack)
     if not emulated(root, stack):
-        if os.environ.get("AWS_ACCESS_KEY_ID") == "emulated" and config(root, stack).get(PROVIDER) in EMULATES:
+        if os.environ.get("AWS_ACCESS_KEY_ID") == "emulated" and told.get(PROVIDER) == "aws":
             raise SpecError(
                 f"The stack {stack!r} runs on AWS, and this shell's AWS is the emulated one. Go to another shell, or write "
                 f"`{KEY}: true` into Pulumi.{stack}.yaml."
             )
         return False
-    folder = state_dir(root)
-    if not engine and not running(folder):
-        raise forgotten(stack)
-    server = ensure(folder)
-    for name in foreign(os.environ):
-        del os.environ[name]
-    home = root / DIR / ".pulumi"
-    os.environ.update(server.environment, PULUMI_HOME=str(home))
+    provider = str(told[PROVIDER])
+    if not engine and not alive(root, stack):
+        raise forgotten(stack, provider)
+    if provider == "aws":
+        environment = ensure(state_dir(root)).environment
+        for name in foreign(os.environ):
+            del os.environ[name]
+    else:
+        from ekiben.emulators.kubernetes import chosen
+
+        # Not the cluster of the user's own KUBECONFIG: that one is no emulator.
+        environment = chosen.choose(_say, environ={}).environment
+    os.environ.update(environment, PULUMI_HOME=str(root / DIR / ".pulumi"))
     if engine:
         from ekiben.emulators.plugins.install import install
         from ekiben.engine.pulumi_cli import ensure as cli
 
-        install(cli(root, print), os.environ, root, "aws")
-    return _last(root, stack) != server.born
+        install(cli(root, print), os.environ, root, provider)
+    return _last(root, stack) != alive(root, stack)
 
 
 def made(root: Path, stack: str) -> None:
     """Keep in mind that what the stack's state says is there on the emulator that runs now."""
-    server = found(root) if emulated(root, stack) else None
-    if server is not None and _last(root, stack) != server.born:
+    born = alive(root, stack) if emulated(root, stack) else ""
+    if born and _last(root, stack) != born:
         path = root / DIR / MADE / stack
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{stack}.{os.getpid()}")
-        fresh.write_text(server.born, encoding="ascii")
+        fresh.write_text(born, encoding="ascii")
         fresh.replace(path)
 
 
-def forgotten(stack: str) -> Unavailable:
+def forgotten(stack: str, provider: str = "aws") -> Unavailable:
     """What to say to those who want to use what was on an emulator that has ended."""
+    if provider == "kubernetes":
+        return Unavailable(
+            provider, f"use the stack {stack!r}", "the cluster that it was made on does not run, or is another one",
+            "Start it with `ekiben emulate kubernetes`, and run `ekiben up` where it has begun anew",
+        )  # fmt: skip
     return Unavailable(
         "aws", f"use the stack {stack!r}", "the emulated AWS that it was made on has ended, and has forgotten all it held",
         "Run `ekiben up`, which makes everything again",
     )  # fmt: skip
 
 
+def alive(root: Path, stack: str) -> str:
+    """What tells the emulator of the stack that runs now from another one; empty where none runs."""
+    if config(root, stack).get(PROVIDER) == "kubernetes":
+        from ekiben.emulators.kubernetes import chosen
+
+        there = chosen.found(environ={})
+        # A cluster that begins anew has other keys; one that was only stopped has what it had.
+        return hashlib.sha256(Path(there.kubeconfig).read_bytes()).hexdigest()[:16] if there else ""
+    server = found(root)
+    return server.born if server else ""
+
+
 def found(root: Path) -> Server | None:
     """The project's emulated AWS, if it runs."""
     return ensure(state_dir(root)) if running(state_dir(root)) else None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _last(root: Path, stack: str) -> str:
