@@ -19,7 +19,7 @@ from xdist.scheduler import LoadScopeScheduling
 from ekiben.engine import pulumi_cli
 from ekiben.errors import EkibenError
 
-from .control_plane import ControlPlane, control_plane
+from .control_plane import ControlPlane, control_plane, wait_for_programs
 
 # Analytics and update checks of what we call have no place in a test.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
@@ -91,6 +91,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         wait_for_cli()
     if needs_cluster(item):
         wait_for_cluster()
+    if "api_server" in getattr(item, "fixturenames", ()):
+        wait_for_programs()
     return (yield)
 
 

@@ -14,6 +14,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,17 @@ import pytest
 from ekiben.emulators.kubernetes import binaries
 from ekiben.emulators.kubernetes.pki import Authority
 from ekiben.emulators.warden import Ward
+from ekiben.errors import EkibenError
 
 PATIENCE_S = 120.0
 LOOK_S = 0.1
 TOKEN = "a-token-of-the-tests"  # noqa: S105 -- of a server that lives as long as the tests, on loopback
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager")
+MODULES = [
+    replace(module, packages=packages)
+    for module in binaries.MODULES
+    if (packages := {name: package for name, package in module.packages.items() if name in NAMES})
+]
 
 
 class ControlPlane:
@@ -73,8 +81,8 @@ class ControlPlane:
 @contextmanager
 def control_plane(folder: Path) -> Iterator[ControlPlane]:
     """Started, and ended with all it holds. Skips the test where its programs are not there."""
-    if absent := sorted({*binaries.missing()} & {*NAMES}):
-        pytest.skip(f"{', '.join(absent)} of the test cluster are not built: `ekiben emulate kubernetes` builds them")
+    if absent := binaries.missing(MODULES):
+        pytest.skip(f"{', '.join(absent)} cannot be built here: see docs/emulators.md")
     programs = binaries.cache() / "bin"
     store, peers, port, controllers = _ports(4)
     plane = ControlPlane(folder, port)
@@ -109,6 +117,13 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
                 _ready(plane, ward, folder / f"{name}.log")
         plane.wait("api/v1/namespaces/default/serviceaccounts/default")
         yield plane
+
+
+@cache
+def wait_for_programs() -> None:
+    """Have them built, the first time for this user; who cannot build skips the tests."""
+    with suppress(EkibenError):
+        binaries.ensure(lambda line: None, MODULES)
 
 
 def _ready(plane: ControlPlane, ward: Ward, log: Path) -> None:
