@@ -35,7 +35,7 @@ settings.load_profile("ekiben")
 
 # The tests of these folders share what takes long to make.
 RIG = "tests/conformance/"
-TOGETHER = (RIG, "tests/example/", "tests/teardown/", "tests/emulators/test_kubernetes_")
+TOGETHER = (RIG, "tests/example/", "tests/teardown/", "tests/emulators/test_api_server_")
 # These share nothing, take long, and come last: the workers divide them.
 SINGLY = ("tests/engine/", "tests/cli/test_readme.py")
 # Long, and under the engine: first of those.
@@ -69,9 +69,14 @@ def needs_cluster(item: pytest.Item) -> bool:
     return item.get_closest_marker("cluster") is not None
 
 
+def needs_api_server(item: pytest.Item) -> bool:
+    return "api_server" in getattr(item, "fixturenames", ())
+
+
 def order(item: pytest.Item) -> tuple[bool, bool]:
     """Those that need what is built come last, of them first what is long and cannot be divided: no worker waits for the other."""
-    return needs_engine(item) or needs_cluster(item), not item.nodeid.startswith(LONG)
+    built = needs_engine(item) or needs_cluster(item) or needs_api_server(item)
+    return built, not item.nodeid.startswith(LONG)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,7 +96,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         wait_for_cli()
     if needs_cluster(item):
         wait_for_cluster()
-    if "api_server" in getattr(item, "fixturenames", ()):
+    if needs_api_server(item):
         wait_for_programs()
     return (yield)
 

@@ -25,7 +25,7 @@ __all__ = ["recover"]
 
 OURS = ("ekiben:", "pulumi:providers:", "pulumi:pulumi:Stack")
 # The plugin of a type's token -> the module that knows its resources, loaded when one is asked for.
-BEGUN = {"aws": "ekiben.aws.begun"}
+BEGUN = {"aws": "ekiben.aws.begun", "kubernetes": "ekiben.kubernetes.begun"}
 # Written by Pulumi's file backend beside the file that it replaces.
 HALF_WRITTEN = re.compile(r".+\.[0-9a-f]+\.tmp")
 
