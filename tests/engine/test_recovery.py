@@ -15,7 +15,7 @@ import pytest
 
 from ekiben.engine import stacks
 from ekiben.engine.progress import Progress
-from ekiben.engine.recovery import recover
+from ekiben.engine.recovery import unlock
 from ekiben.errors import ProviderError
 from ekiben.station import launch
 
@@ -84,30 +84,28 @@ def test_a_create_whose_end_nobody_saw_is_undone_by_destroy(project: Project) ->
     assert not list((project.root / ".ekiben").rglob("*.tmp"))
 
 
-class Opened:
-    """As much of an automation.Stack as a lock takes."""
-
-    name = "dev"
-
-    def __init__(self) -> None:
-        self.cancelled = 0
-        self.workspace = self
-
-    def project_settings(self) -> Opened:
-        return self
-
-    def cancel(self) -> None:
-        self.cancelled += 1
-
-
 def taken_away(root: Path, pid: int, host: str = "") -> bool:
     """Is a lock of that process taken away?"""
-    folder = root / ".ekiben" / ".pulumi" / "locks" / "organization" / "dev" / "dev"
+    folder = root / ".ekiben" / ".pulumi" / "locks" / "organization" / "shop" / "dev"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "lock.json").write_text(json.dumps({"pid": pid, "hostname": host or socket.gethostname()}))
-    opened = Opened()
-    recover(root, opened, lambda line: None)  # type: ignore[arg-type]
-    return opened.cancelled == 1
+    lock = folder / "lock.json"
+    lock.write_text(json.dumps({"pid": pid, "hostname": host or socket.gethostname()}))
+    assert unlock(root, "shop", "dev", lambda line: None) != lock.exists()
+    return not lock.exists()
+
+
+def test_a_note_beside_the_state_that_was_half_written_is_taken_away(tmp_path: Path) -> None:
+    states = tmp_path / ".ekiben" / ".pulumi" / "stacks" / "shop"
+    states.mkdir(parents=True)
+    for name, text in {
+        "dev.json": "{}",
+        "dev.json.attrs": "",
+        "dev.json.bak.attrs": '{"md5"',
+        "qa.json.attrs": "{}",
+    }.items():
+        (states / name).write_text(text)
+    assert unlock(tmp_path, "shop", "dev", lambda line: None)
+    assert sorted(path.name for path in states.iterdir()) == ["dev.json", "qa.json.attrs"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that lives counts as an engine")

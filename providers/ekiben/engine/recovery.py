@@ -21,7 +21,7 @@ from pulumi import automation
 
 from ekiben.engine.kinds import FAMILIES, family
 
-__all__ = ["recover"]
+__all__ = ["recover", "unlock"]
 
 OURS = ("ekiben:", "pulumi:providers:", "pulumi:pulumi:Stack")
 # The plugin of a type's token -> the module that knows its resources, loaded when one is asked for.
@@ -42,23 +42,43 @@ class Begun(Protocol):
         """
 
 
-def recover(root: Path, opened: automation.Stack, say: Callable[[str], None]) -> None:
-    """Make the stack ready for the next engine. Silent, and cheap, where the last one ended by itself."""
+def unlock(root: Path, project: str, stack: str, say: Callable[[str], None]) -> bool:
+    """Take away what keeps the next engine from its state; False where another is at work. Silent, and cheap, where nothing is."""
     folder = root / ".ekiben" / ".pulumi"
-    project = opened.workspace.project_settings().name
-    locks = list((folder / "locks" / "organization" / project / opened.name).glob("*.json"))
-    if locks and not all(_stale(lock) for lock in locks):
-        return  # another engine is at work: the next command says so
+    held, states = folder / "locks" / "organization" / project / stack, folder / "stacks" / project
+    locks = list(held.glob("*.json"))
+    if not all(_stale(lock) for lock in locks):
+        return False  # the next command says so
     if locks:
         say("The last engine was killed: taking its lock away")
-        opened.cancel()
-    states = folder / "stacks" / project
-    if _unended(states / f"{opened.name}.json"):
-        _take_up(opened, say)
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+    for told in (*folder.glob("*.attrs"), *held.glob("*.attrs"), *states.glob("*.attrs")):
+        if not _whole(told):
+            told.unlink(missing_ok=True)
     if states.is_dir():
         for path in states.iterdir():
-            if path.name.startswith(f"{opened.name}.json") and HALF_WRITTEN.fullmatch(path.name):
+            if path.name.startswith(f"{stack}.json") and HALF_WRITTEN.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+    return True
+
+
+def recover(root: Path, opened: automation.Stack, say: Callable[[str], None]) -> None:
+    """Take up what the last engine has not ended. Cheap where it ended by itself."""
+    project = opened.workspace.project_settings().name
+    if _unended(root / ".ekiben" / ".pulumi" / "stacks" / project / f"{opened.name}.json"):
+        _take_up(opened, say)
+
+
+def _whole(told: Path) -> bool:
+    """Is it what Pulumi's file backend writes beside each file, of which it takes no other for an answer? It does so in place."""
+    try:
+        json.loads(told.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _unended(state: Path) -> bool:

@@ -31,7 +31,7 @@ except ImportError as _error:  # pragma: no cover - needs an environment without
 
 from ekiben.engine.leash import leashed
 from ekiben.engine.progress import Progress
-from ekiben.engine.recovery import recover
+from ekiben.engine.recovery import recover, unlock
 
 __all__ = ["Result", "choose", "destroy", "outputs", "preview", "refresh", "up"]
 
@@ -223,8 +223,10 @@ def _stack(root: Path, stack: str, verb: str, progress: Progress) -> Iterator[au
     workspace = Workspace(work_dir=str(root), env_vars=environment(root, cli), pulumi_command=command)
     with _interrupts(command, progress) as interrupted, progress.shown(f"{verb} {stack}"):
         try:
+            alone = unlock(root, workspace.project_settings().name, stack, progress.say)
             opened = Stack(stack, workspace, StackInitMode.CREATE_OR_SELECT)
-            recover(root, opened, progress.say)
+            if alone:
+                recover(root, opened, progress.say)
             yield opened
         except automation.CommandError as error:
             if interrupted:
