@@ -69,7 +69,7 @@ class Stack:
         self._make(kind, self.api.path(kind), thing)
 
     def _make(self, kind: str, path: str, thing: dict[str, Any]) -> None:
-        self.api._json("POST", path, "set up", {"apiVersion": "v1", "kind": kind, **thing})
+        self.api._json("POST", path, "set up", {"apiVersion": "v1", "kind": kind.removeprefix("Knative"), **thing})
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pytest
 
 import ekiben as ek
 from ekiben.emulators.kubernetes.chosen import Chosen
+from ekiben.kubernetes import placeholder
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.endpoint import Endpoint
 from ekiben.kubernetes.facts import COMPONENT, TRAFFIC, EndpointFacts, labels
@@ -83,7 +84,11 @@ def endpoint(stack: Stack, backend: str, **facts: Any) -> Endpoint:
         spec = {"selector": {COMPONENT: name, TRAFFIC: "yes"}, "ports": [{"name": "http", "port": PORT}]}
         stack.make("Service", {"metadata": {"name": name, "labels": whose}, "spec": spec})
     else:
-        template = {"metadata": {"labels": whose}, "spec": shape}
+        empty = pod(
+            "server", stack.image, vcpu=0.1, memory_mib=64, command=["python3", "-c", placeholder.SOURCE],
+            ports=[{"containerPort": PORT}], writable_mib=1,
+        )  # fmt: skip
+        template = {"metadata": {"labels": whose}, "spec": empty}
         spec = {"template": template, "traffic": [{"latestRevision": True, "percent": 100}]}
         stack.make("KnativeService", {"apiVersion": "serving.knative.dev/v1", "kind": "Service",
                                       "metadata": {"name": name, "labels": whose}, "spec": spec})  # fmt: skip

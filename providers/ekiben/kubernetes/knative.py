@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ekiben.bentos import environment
-from ekiben.errors import NotFound, PreconditionFailed, Unavailable, Unsupported
+from ekiben.errors import NotFound, PreconditionFailed, ProviderError, Unavailable, Unsupported
 from ekiben.kubernetes.calls import Address
 from ekiben.kubernetes.client import JSON_PATCH, Cluster, inside
 from ekiben.kubernetes.errors import Trouble, trouble_of
@@ -139,6 +139,10 @@ class Knative:
             return changed
 
         self._change(change, operation)
+        for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            # As long as Knative takes it for the newest it makes it anew.
+            if (self._service(operation).get("status") or {}).get("latestCreatedRevisionName") != name:
+                break
         self._cluster.delete("KnativeRevision", name, operation)
         for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             try:
@@ -221,27 +225,25 @@ class Knative:
 
     def _change(self, change: Callable[[Mapping[str, Any]], dict[str, Any]], operation: str) -> None:
         """Change the Service's spec, again where somebody else was quicker, and wait until Knative has followed."""
-        disturbed: PreconditionFailed | None = None
+        disturbed: ProviderError | None = None
         for _ in looks(CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             service = self._service(operation)
-            wanted = change(service)
-            if all(service["spec"].get(key) == value for key, value in wanted.items()):
-                break
-            steps = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in wanted.items()]
-            seen = {
-                "op": "replace",
-                "path": "/metadata/resourceVersion",
-                "value": service["metadata"]["resourceVersion"],
-            }
             try:
+                wanted = change(service)
+                if all(service["spec"].get(key) == value for key, value in wanted.items()):
+                    break
+                steps = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in wanted.items()]
+                version = service["metadata"]["resourceVersion"]
+                seen = {"op": "replace", "path": "/metadata/resourceVersion", "value": version}
                 service = self._cluster.patch(
                     "KnativeService", self._facts.service, [seen, *steps], operation, how=JSON_PATCH
                 )
                 break
-            except PreconditionFailed as error:
+            except (PreconditionFailed, Unavailable) as error:
                 disturbed = error
         else:
-            raise Unavailable("kubernetes", operation, "others keep changing it", "Repeat it later") from disturbed
+            why = disturbed.why if disturbed else "others keep changing it"
+            raise Unavailable("kubernetes", operation, why, "Repeat it later") from disturbed
         if "traffic" in wanted:
             self._followed(service["metadata"]["generation"], operation)
 
