@@ -178,6 +178,11 @@ class Endpoint(Bound):
 
     kind = "endpoint"
 
+    @property
+    def url(self) -> str:
+        """Where it is called by HTTP: the URL that routes are put behind; empty where it has none, or none yet."""
+        return str(self.part.facts.get("url", ""))
+
     @abc.abstractmethod
     def deploy(self, version: ModelVersion, *, tag: str = "") -> Revision:
         """Make a revision at weight 0 and wait until it is ready or has failed. Deploying a version again returns its revision.

@@ -83,7 +83,7 @@ def test_the_function_is_a_zip_with_the_library_and_the_record_of_what_it_uses(r
     assert facts_of(made.parts["work"], FunctionFacts).function == "work-0123abc"
 
 
-def test_an_event_is_tried_again_then_kept_and_somebody_sees_it(root: Path) -> None:
+def test_an_event_is_tried_again_then_kept(root: Path) -> None:
     made = run(program, root)
     queue = f"arn:aws:sqs:eu-west-1:{ACCOUNT}:work-dead-0123abc"
     assert made.one("FunctionEventInvokeConfig").inputs["maximumRetryAttempts"] == 2
@@ -93,11 +93,6 @@ def test_an_event_is_tried_again_then_kept_and_somebody_sees_it(root: Path) -> N
     tls, rules = statements(made.one("QueuePolicy"))
     assert (tls["Effect"], rules["Principal"]) == ("Deny", {"Service": "events.amazonaws.com"})
     assert len(rules["Condition"]["ArnEquals"]["aws:SourceArn"]) == len(made.all("EventRule")) == 4
-    watched = {one.inputs["metricName"]: one.inputs["dimensions"] for one in made.all("MetricAlarm")}
-    assert watched == {
-        "Errors": {"FunctionName": "work-0123abc"},
-        "ApproximateNumberOfMessagesVisible": {"QueueName": "work-dead-0123abc"},
-    }
     group = made.one("LogGroup")
     assert group.inputs["retentionInDays"] == 30
     assert made.one("lambda/function:Function").inputs["loggingConfig"]["logGroup"] == "work-0123abc"
@@ -146,7 +141,7 @@ def test_everything_is_under_its_component_named_and_tagged(root: Path) -> None:
         if "tags" in one.inputs:
             assert one.inputs["tags"]["ekiben:component"] == "work", one
     tagged = {one.type.rpartition(":")[2] for one in ours if "tags" in one.inputs}
-    assert tagged == {"Role", "Queue", "LogGroup", "Function", "EventRule", "ScheduleGroup", "MetricAlarm"}
+    assert tagged == {"Role", "Queue", "LogGroup", "Function", "EventRule", "ScheduleGroup"}
 
 
 def test_no_name_is_too_long_for_aws(root: Path) -> None:

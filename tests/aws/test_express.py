@@ -247,7 +247,9 @@ def test_what_express_cannot_do_is_said(endpoint: express.Endpoint, make: Callab
 
 def test_calls(endpoint: express.Endpoint, make: Callable[[int], ek.ModelVersion], ecs: Express) -> None:
     first = endpoint.deploy(make(1))
+    assert endpoint.url == "", "ECS makes the address with the service"
     endpoint.shift({first.id: 100.0})
+    assert endpoint.url.startswith(ecs.url)
     second = endpoint.deploy(make(2))
     name = endpoint.part.facts["service"]
     for revision, called in (("", name), (first.id, name), (second.id, f"{name}-{second.id}")):

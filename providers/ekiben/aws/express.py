@@ -44,6 +44,12 @@ class Endpoint(runtime.Endpoint):
         self._services = Services(self._cloud, self._facts, tags(platform, part))
         self._storage = open_storage(self._facts.storage_uri, self._facts.region)
 
+    @property
+    def url(self) -> str:
+        """See `runtime.Endpoint`. ECS makes it with the service, when a revision first gets the traffic, and tells it then."""
+        found = self._services.service(f"look up the address of {self.part.name!r}", self._facts.service)
+        return address(found) if found is not None else ""
+
     def deploy(self, version: ModelVersion, *, tag: str = "") -> Revision:
         """See `runtime.Endpoint`. Takes some minutes. A revision that does not start is gone again.
 

@@ -43,7 +43,7 @@ def endpoints(
         bound = used.endpoint(endpoint)
         metrics = {entry.revision: entry for entry in bound.metrics()}
         revisions = [{**r.to_dict(), "metrics": metrics.get(r.id)} for r in bound.revisions()]
-        found.append({"name": endpoint, "url": str(bound.part.facts.get("url", "")), "revisions": revisions})
+        found.append({"name": endpoint, "url": bound.url, "revisions": revisions})
     if json:
         show.to_json(found)
         return

@@ -78,7 +78,7 @@ def _training(used: Runtime, name: str) -> tuple[str, str, dict[str, Any]]:
 
 def _endpoint(used: Runtime, name: str) -> tuple[str, str, dict[str, Any]]:
     endpoint = used.endpoint(name)
-    url = str(endpoint.part.facts.get("url", ""))
+    url = endpoint.url
     serving = {revision.version: revision.weight for revision in endpoint.revisions() if revision.weight}
     shares = ", ".join(f"{version} {weight:g} %" for version, weight in serving.items())
     return ("ready" if serving else "pending"), f"{shares or 'no model yet'}, {url}", {"url": url, "serving": serving}

@@ -7,8 +7,9 @@ from typing import Any
 import pulumi_aws as aws
 
 from ekiben import components
-from ekiben.aws import SUPPORT
+from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components.program import Aws
+from ekiben.cost import Cost
 
 __all__ = ["Budget", "notices"]
 
@@ -36,6 +37,9 @@ class Budget(Aws, components.Budget):
             opts=self.opts(),
         )
         self.ref = self.budget.arn
+
+    def cost(self) -> Cost:
+        return prices.budget()
 
 
 def notices(spent: tuple[float, ...], forecast: tuple[float, ...], addresses: tuple[str, ...]) -> list[dict[str, Any]]:

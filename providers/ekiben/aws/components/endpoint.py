@@ -10,8 +10,8 @@ import pulumi
 import pulumi_aws as aws
 
 from ekiben import components
-from ekiben.aws import SUPPORT, stock
-from ekiben.aws.backends import Backend, Tally, choose, instances
+from ekiben.aws import SUPPORT, prices, stock
+from ekiben.aws.backends import Backend, Tally, choose, fargate, instances
 from ekiben.aws.components.express import on_express
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
@@ -23,6 +23,7 @@ from ekiben.aws.components.storage import Storage, storage_of
 from ekiben.aws.components.training import pass_to, volume_statements
 from ekiben.aws.endpoint import REVISION_VARIABLES
 from ekiben.aws.leftovers import ENDPOINT_LOGS
+from ekiben.cost import Cost
 from ekiben.errors import SpecError
 from ekiben.specs import EndpointSpec
 
@@ -69,6 +70,9 @@ class Endpoint(Aws, components.Endpoint):
         }
         made, self._uses = BACKENDS[backend.name](self, storage, backend)
         self.facts = facts(**known, **made)
+
+    def cost(self) -> Cost:
+        return cost(self.backend, self.spec) if self.backend is not None else super().cost()
 
     def needs(self) -> Asked:
         storage = storage_of(self, self.registry.storage)
@@ -261,6 +265,23 @@ BACKENDS: Mapping[str, Callable[[Endpoint, Storage, Backend], Made]] = {
     "sagemaker-serverless": on_serverless,
     "ecs-express": on_express,
 }
+
+
+def cost(backend: Backend, spec: EndpointSpec) -> Cost:
+    """What an endpoint of this spec costs on a service."""
+    resources, count = spec.resources, instances(backend, spec)
+    if backend.name == "lambda":
+        return prices.function(
+            resources.memory_mib, kept=count.least, most=reserved(spec, count), logged=spec.log_predictions
+        )
+    if backend.name == "sagemaker-serverless":
+        memory_mib = max(backend.least_mib, math.ceil(resources.memory_mib / 1024) * 1024)
+        return prices.serverless(memory_mib, kept=count.least, most=count.most)
+    if backend.name == "ecs-express":
+        vcpu, memory_mib = fargate(resources)
+        return prices.containers(vcpu, memory_mib, least=count.least, most=count.most)
+    type_ = stock.instance(resources.vcpu, resources.memory_mib, gpus=resources.gpus, gpu=resources.gpu)
+    return prices.instances(type_, least=count.least, most=count.most)
 
 
 def services() -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Function: a zip function on Lambda with its role, log, queue of dead letters and alarms, and what starts it."""
+"""Function: a zip function on Lambda with its role, log and queue of dead letters, and what starts it. A monitor watches it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pulumi
 import pulumi_aws as aws
 
 from ekiben import components, packing
-from ekiben.aws import SUPPORT
+from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components import triggers
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
 from ekiben.aws.components.program import LOG_DAYS, Aws, current, facts
@@ -19,6 +19,7 @@ from ekiben.aws.components.registry import Registry
 from ekiben.aws.components.storage import Storage
 from ekiben.aws.jobs import scope_of
 from ekiben.components import Component
+from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
 from ekiben.records import Platform
 from ekiben.specs import NewData, On, Schedule
@@ -36,7 +37,6 @@ LETTER_DAYS = 14
 # What `ekiben.aws.letters` calls.
 OF_LETTERS = ("ReceiveMessage", "ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes")
 EVENT_AGE_S = 6 * 3600
-ALARM_PERIOD_S = 300
 
 
 class Function(Aws, components.Function):
@@ -107,7 +107,6 @@ class Function(Aws, components.Function):
             ),
             opts=self.opts(),
         )
-        self._alarms()
         self.ref = self.function.arn
         self.facts = facts(
             region=self.region,
@@ -118,6 +117,9 @@ class Function(Aws, components.Function):
             url=self._url(),
             dead_letters=self.dead.url,
         )
+
+    def cost(self) -> Cost:
+        return prices.function(self.spec.memory_mib)
 
     def needs(self) -> Asked:
         return asking(function_statements, self._arn, *self._places)
@@ -289,29 +291,6 @@ class Function(Aws, components.Function):
         )
         url: pulumi.Output[str] = made.function_url
         return url
-
-    def _alarms(self) -> None:
-        """Two, which show in CloudWatch what needs somebody: it fails, or events were given up."""
-        self._alarm("errors", "AWS/Lambda", "Errors", "Sum", {"FunctionName": self.function.name})
-        self._alarm("dead", "AWS/SQS", "ApproximateNumberOfMessagesVisible", "Maximum", {"QueueName": self.dead.name})
-
-    def _alarm(
-        self, what: str, namespace: str, metric: str, statistic: str, of: Mapping[str, pulumi.Input[str]]
-    ) -> None:
-        aws.cloudwatch.MetricAlarm(
-            f"{self.name}-{what}",
-            namespace=namespace,
-            metric_name=metric,
-            statistic=statistic,
-            dimensions=dict(of),
-            comparison_operator="GreaterThanThreshold",
-            threshold=0,
-            period=ALARM_PERIOD_S,
-            evaluation_periods=1,
-            treat_missing_data="notBreaching",
-            tags=self.tags,
-            opts=self.opts(),
-        )
 
 
 def _storages(component: Component[Any]) -> Iterator[Storage]:

@@ -12,11 +12,12 @@ import pulumi
 import pulumi_aws as aws
 
 from ekiben import components
-from ekiben.aws import SUPPORT
+from ekiben.aws import SUPPORT, prices
 from ekiben.aws.backends import Backend
 from ekiben.aws.components.policies import Statement, document
 from ekiben.aws.components.program import Aws
 from ekiben.components import Component
+from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
 from ekiben.monitoring import MonitorSpec
 
@@ -60,10 +61,11 @@ class Monitor(Aws, components.Monitor):
     support = SUPPORT
     topic: aws.sns.Topic
     key: aws.kms.Key | None = None
+    alarms: Sequence[tuple[Component[Any], Alarm]] = ()
 
     def create(self) -> None:
         # Asked first, so that what cannot be watched is refused before anything is made.
-        alarms = [(watched, alarm) for watched in self.watches for alarm in self._alarms(watched)]
+        self.alarms = [(watched, alarm) for watched in self.watches for alarm in self._alarms(watched)]
         trainings = [
             one for one in self.watches if isinstance(one, components.Training) and self.spec.training_failures
         ]
@@ -91,9 +93,12 @@ class Monitor(Aws, components.Monitor):
             )
         for training, rule in zip(trainings, rules, strict=True):
             self._told(training, rule, allowed)
-        for watched, alarm in alarms:
+        for watched, alarm in self.alarms:
             self._alarm(watched, alarm, allowed)
         self.ref = self.topic.arn
+
+    def cost(self) -> Cost:
+        return prices.monitor(len(self.alarms), own_key=self.key is not None)
 
     def _key(self, services: Sequence[str]) -> Text:
         """SNS's own key will not do: it lets no service publish, and alarms would be lost without a word."""

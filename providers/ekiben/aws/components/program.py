@@ -66,7 +66,7 @@ class Aws(Component[Any]):
     identity: aws.iam.Role | None = None
 
     def cost(self) -> Cost:
-        return Cost(why="the price list of aws is not kept here: see https://calculator.aws")
+        return Cost(why="it was refused, and nothing will be made")
 
     def needs(self) -> Asked:
         """What whoever uses this component has to be allowed: exactly what its runtime class calls."""

@@ -8,12 +8,13 @@ import json
 import pulumi
 
 from ekiben import components
-from ekiben.aws import SUPPORT
+from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
 from ekiben.aws.components.program import Aws, bus_name, facts
 from ekiben.aws.components.resources import Packages
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.events import SOURCE
+from ekiben.cost import Cost
 
 __all__ = ["Registry", "groups_prefix", "mirror_statements", "publish_statements"]
 
@@ -43,6 +44,9 @@ class Registry(Aws, components.Registry):
             require_approval=self.spec.require_approval,
             model_groups=self.groups,
         )
+
+    def cost(self) -> Cost:
+        return prices.registry()
 
     def needs(self) -> Asked:
         storage = storage_of(self, self.storage)

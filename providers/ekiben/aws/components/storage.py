@@ -10,10 +10,11 @@ import pulumi
 import pulumi_aws as aws
 
 from ekiben import components
-from ekiben.aws import SUPPORT
+from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
 from ekiben.aws.components.program import Aws, current, facts
 from ekiben.components import Component
+from ekiben.cost import Cost
 from ekiben.errors import SpecError
 
 __all__ = ["Storage", "key_statements", "read_statements", "storage_of", "write_statements"]
@@ -86,6 +87,9 @@ class Storage(Aws, components.Storage):
     @property
     def uri(self) -> pulumi.Output[str]:
         return pulumi.Output.concat("s3://", self.bucket.bucket)
+
+    def cost(self) -> Cost:
+        return prices.bucket()
 
     def needs(self) -> Asked:
         return self.statements("", write=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 
 from ekiben import components
-from ekiben.aws import SUPPORT, stock
+from ekiben.aws import SUPPORT, prices, stock
 from ekiben.aws.components.images import pull_statements
 from ekiben.aws.components.network import interface_statements, network
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
@@ -17,6 +17,7 @@ from ekiben.aws.components.resources import Jobs
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.jobs import scope_of
 from ekiben.aws.training import LOG_GROUP
+from ekiben.cost import Cost
 from ekiben.errors import NoCapacity, Unsupported
 
 __all__ = ["Training", "image_statements", "job_statements", "submit_statements", "volume_statements"]
@@ -29,6 +30,7 @@ class Training(Aws, components.Training):
     """scope: what the names of its jobs end with. jobs: what its runs leave, which goes with it."""
 
     support = SUPPORT
+    instance_type = ""
     scope: pulumi.Output[str]
     jobs: Jobs
 
@@ -39,7 +41,9 @@ class Training(Aws, components.Training):
         folder = components.source_folder(self, spec.source, spec.entry)
         resources = spec.resources
         try:
-            instance_type = stock.instance(resources.vcpu, resources.memory_mib, gpus=resources.gpus, gpu=resources.gpu)
+            self.instance_type = stock.instance(
+                resources.vcpu, resources.memory_mib, gpus=resources.gpus, gpu=resources.gpu
+            )
         except NoCapacity as error:
             raise Unsupported(f"TrainingSpec of {name!r}: {error.why}. {error.remedy}.") from error
         image_uri = self.region.apply(lambda region: stock.image(region, gpus=resources.gpus))
@@ -83,7 +87,7 @@ class Training(Aws, components.Training):
             spec=spec.model_dump(mode="json"),
             role_arn=self.identity.arn,
             image_uri=image_uri,
-            instance_type=instance_type,
+            instance_type=self.instance_type,
             code_uri=self.upload(code, storage, "-code"),
             code_sha256=code.sha256,
             library_uri=self.upload(library, storage, "-library"),
@@ -95,6 +99,9 @@ class Training(Aws, components.Training):
             kms_key=key,
             network_isolation=where.isolated,
         )
+
+    def cost(self) -> Cost:
+        return prices.jobs(self.instance_type, self.spec.nodes) if self.instance_type else super().cost()
 
     def needs(self) -> Asked:
         storage = storage_of(self, self.storage)
