@@ -76,7 +76,7 @@ __version__ = "0.1.0"
 
 # The providers that come with Ekiben: name -> package, which has SUPPORT, `components` and `runtime`.
 # Others register the same under the entry point group "ekiben.providers".
-_PROVIDERS = {"aws": "ekiben.aws", "local": "ekiben.local"}
+_PROVIDERS = {"aws": "ekiben.aws", "kubernetes": "ekiben.kubernetes", "local": "ekiben.local"}
 
 _NAMES = {
     "ekiben.components": "Provider export provider",

@@ -108,19 +108,19 @@ class Endpoint(Kubernetes, components.Endpoint):
     def needs(self) -> Sequence[Rule]:
         """Deploy, shift, retire and call. What a deployment makes cannot be named before it is."""
         token = [rule("", "secrets", "get", self.token)] if self.token else []
-        seen = [rule("", "pods", "get list"), rule("", "pods/log", "get"), rule("", "events", "list")]
+        seen = [rule("", "pods", "list"), rule("", "pods/log pods/proxy", "get")]
         if self.backend.name == "knative":
             return (
                 rule("serving.knative.dev", "services", "get patch", self.name),
-                rule("serving.knative.dev", "revisions", "delete get list patch"),
+                rule("serving.knative.dev", "revisions", "delete get list"),
                 *seen,
                 *token,
             )
-        routes = [rule("gateway.networking.k8s.io", "httproutes", "get patch", self.name)]
+        routes = [rule("gateway.networking.k8s.io", "httproutes", "patch", self.name)]
         return (
             rule("apps", "deployments", "create delete get list patch"),
-            rule("autoscaling", "horizontalpodautoscalers", "create delete get list patch"),
-            rule("", "services", "create delete get list patch"),
+            rule("autoscaling", "horizontalpodautoscalers", "create delete"),
+            rule("", "services", "create delete"),
             *(routes if current().settings.gateway else []),
             *seen,
             *token,

@@ -108,13 +108,8 @@ class Function(Kubernetes, components.Function):
         self._schedules(home, [deployed])
 
     def needs(self) -> Sequence[Rule]:
-        """Call it, and read its log."""
-        return (
-            rule("", "secrets", "get", self.token),
-            rule("", "services", "get", self.name),
-            rule("", "pods", "get list"),
-            rule("", "pods/log", "get"),
-        )
+        """Know its token, with which it is called; its log and its deliveries are in the store."""
+        return (rule("", "secrets", "get", self.token),)
 
     @property
     def _handles(self) -> dict[str, str]:

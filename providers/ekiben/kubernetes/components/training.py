@@ -78,9 +78,9 @@ class Training(Kubernetes, components.Training):
     def needs(self) -> Sequence[Rule]:
         """Submit, watch and cancel runs. What is made cannot be named before it is."""
         return (
-            rule("batch", "jobs", "create delete get list patch"),
-            rule("", "services", "create delete get"),
-            rule("", "pods", "delete get list"),
+            rule("batch", "jobs", "create get list patch"),
+            rule("", "services", "create"),
+            rule("", "pods", "list"),
             rule("", "pods/log", "get"),
             rule("", "events", "list"),
         )
