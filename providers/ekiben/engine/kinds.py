@@ -91,7 +91,7 @@ def problems(kind: Kind, inputs: Mapping[str, Any], unknown: object) -> list[tup
     found = [(key, f"a {kind.name} has no such property; it has {known}") for key in inputs if key not in kind.inputs]
     for key, wanted in kind.inputs.items():
         value = inputs.get(key)
-        if value is not unknown and (why := _problem(kind, key, wanted, value)):
+        if value != unknown and (why := _problem(kind, key, wanted, value)):
             found.append((key, why))
     return found
 
