@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +46,8 @@ def main(at: Layout) -> int:
     _mount(at)
     _network()
     write_configs(at)
-    at.logs.mkdir(exist_ok=True)
+    shutil.rmtree(at.logs, ignore_errors=True)  # of the life before
+    at.logs.mkdir()
     supervisor = Supervisor(at)
     threading.Thread(target=_until_the_keeper_ends, args=(supervisor,), daemon=True).start()
     threading.Thread(target=_start, args=(at, supervisor), daemon=True).start()
