@@ -71,6 +71,7 @@ def test_importing_ekiben_is_light() -> None:
         "typer",
         "rich",
         "aiohttp",
+        "lightkube",
     }
     assert heavy & {name.split(".")[0] for name in loaded} == set()
 

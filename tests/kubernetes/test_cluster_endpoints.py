@@ -33,11 +33,21 @@ if os.environ.get("EKIBEN_MODEL_VERSION") == "tiny:2":
     sys.exit("the model cannot be read: bad magic")
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    def do_GET(self): self.say(200, {})
+    asked = 0
+    def do_GET(self):
+        if self.path != "/metrics": return self.say(200, {})
+        counted = 'x_request_total{endpoint="/predict",http_response_code="200"} %d\\nx_request_total{endpoint="/readyz"} 9\\n'
+        seen = 'x_request_duration_seconds_bucket{endpoint="/predict",le="%s"} %d\\n'
+        body = (counted % Handler.asked + seen % ("0.1", Handler.asked) + seen % ("+Inf", Handler.asked)).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         token = self.headers.get("x-ekiben-token")
         if token != os.environ["EKIBEN_SERVER_TOKEN"]: return self.say(401, {"error": "no"})
+        Handler.asked += 1
         self.say(200, {"said": json.loads(body or b"null"), "by": os.environ.get("EKIBEN_MODEL_VERSION", "nobody")})
     def say(self, status, told):
         body = json.dumps(told).encode()
@@ -113,6 +123,10 @@ def lives_through_releases(stack: Stack, one: Endpoint, split: tuple[int, int]) 
         one.invoke({"x": 1})
     one.shift({made.id: 100})
     until(lambda: answers(one, 5) == {"tiny:1": 5}, "it has the traffic")
+    (measured,) = one.metrics()
+    assert (measured.revision, measured.errors) == (made.id, 0)
+    assert measured.requests >= 5
+    assert 0 < measured.p50_ms <= 100
     # One that does not start is gone, with the end of its log, and has had no traffic.
     with pytest.raises(ek.ModelFailed, match="tiny:2 does not start") as failed:
         one.deploy(bad)
