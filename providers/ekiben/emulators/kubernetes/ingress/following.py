@@ -75,8 +75,8 @@ async def follow(
             logger.info("the watch of %s has fallen behind: it is listed again", path)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
             # A cluster may never have such objects: that is said once.
-            if repr(error) != said:
-                said = repr(error)
+            if (why := f"{type(error).__name__}: {error}") != said:
+                said = why
                 logger.warning("cannot follow %s: %s", path, said)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LAST_PAUSE_S)
