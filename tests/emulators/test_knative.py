@@ -22,8 +22,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 T = TypeVar("T")
 PATIENCE_S = 240.0
 SERVING = "/apis/serving.knative.dev/v1"
+# The first process of a container has no defaults for signals.
 PROGRAM = """
-import http.server, os
+import http.server, os, signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -160,7 +162,9 @@ def test_a_service_from_its_first_request_to_its_end(shop: Shop) -> None:
     # Nothing runs when nobody calls; the next call is held while a pod starts.
     until(lambda: not shop.items("/api/v1/pods"))
     assert shop.call(f"canary-{shop.host}") == (200, "two")
-    assert shop.items("/api/v1/pods")
+    assert [pod["metadata"]["labels"]["serving.knative.dev/revision"] for pod in shop.items("/api/v1/pods")] == [
+        "api-two"
+    ]
 
     shop.api.delete(shop.path)
     kinds = (
