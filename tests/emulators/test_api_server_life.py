@@ -7,7 +7,7 @@ import copy
 import threading
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -66,6 +66,13 @@ def changed(thing: Object, **spec: Any) -> Object:
 
 def at(kind: str, name: str, api: str = "api/v1") -> str:
     return f"{api}/namespaces/{NAMESPACE}/{kind}/{name}"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 class Node:
@@ -270,14 +277,20 @@ def test_a_definition_and_what_it_defines(plane: ControlPlane, monkeypatch: pyte
 
 
 def test_what_is_not_ready_is_kept_with_why_and_goes_on(plane: ControlPlane) -> None:
-    thing = deployment("slow", 1, timeoutSeconds="3")
+    begun, thing = deployment("slow", 1, skipAwait="true"), deployment("slow", 1, timeoutSeconds="0.5")
     waiting = {"name": "c", "image": "i:1", "imageID": "", "ready": False, "restartCount": 0,
                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}  # fmt: skip
+    id, state = life(plane, begun).create(begun, 0)
     with Node(plane, "slow", phase="Pending", containerStatuses=[waiting]) as node:
+        until(
+            lambda: plane.call("GET", at("deployments", "slow", "apis/apps/v1"))["status"].get("updatedReplicas") == 1
+        )
+        pods = f"{at('pods', '')}?labelSelector=app=slow"
+        until(lambda: any(pod["status"].get("containerStatuses") for pod in plane.call("GET", pods)["items"]))
         with pytest.raises(
             Partial, match="0 of 1 replicas are available.*its image cannot be pulled.*no such image"
         ) as caught:
-            life(plane, thing).create(thing, 0)
+            life(plane, thing).update(id, state, thing, [], 0)
         half = caught.value
         assert half.id == "life/slow"
         assert half.state["spec"]["replicas"] == 1
