@@ -71,7 +71,10 @@ def supervisor(stage: Stage) -> int:
 
 def nodes(stage: Stage) -> list[int]:
     """The nodes' main processes, by rank."""
-    children = Path(f"/proc/{supervisor(stage)}/task/{supervisor(stage)}/children").read_text("ascii").split()
+    (pid,) = until(
+        lambda: stage.marked(f"ekiben.station.runner\0{stage.state_dir / 'runs' / 'run-1'}"), "one supervises"
+    )
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
     return sorted(set(map(int, children)) & set(stage.marked("\0-u\0train.py")), key=rank)
 
 
@@ -191,8 +194,8 @@ def test_a_jobs_own_crash_is_no_interruption(stage: Stage) -> None:
 
 def test_a_killed_node_takes_the_others_along_and_all_go_on(stage: Stage) -> None:
     begin(stage, nodes=2, resources={"vcpu": 0.5, "memory_mib": 256})
-    until(lambda: len(nodes(stage)) == 2)
-    os.kill(nodes(stage)[1], signal.SIGKILL)
+    (second,) = until(lambda: nodes(stage)[1:], "both nodes run")
+    os.kill(second, signal.SIGKILL)
     run = stage.ended("counts", "run-1")
     assert (run.state, run.attempts) == ("succeeded", 2), run.reason
     assert "node 1 was ended by SIGKILL" in run.interruptions[0].reason
