@@ -16,6 +16,7 @@ import pytest
 import ekiben as ek
 from ekiben.aws import begun
 from ekiben.aws.components import policies
+from tests.crash.ups import RESOURCES
 
 from .conftest import REGION
 from .program import Recorded, run
@@ -61,6 +62,10 @@ def test_every_type_is_known_once(made: Recorded) -> None:
     tables = (begun.NAMED.keys(), begun.ASKED, begun.REPEATED)
     assert of_aws(made) | LARGE == set().union(*tables)
     assert sum(map(len, tables)) == len(set().union(*tables))
+
+
+def test_the_kills_are_aimed_at_as_many_resources_as_there_are(made: Recorded) -> None:
+    assert len(made.made) + len({"the stack", "the provider aws", "the provider ekiben"}) == RESOURCES
 
 
 def identity(type: str, inputs: dict[str, Any], known: tuple[str, ...] = ()) -> str | None:

@@ -19,12 +19,12 @@ from tests.crash.plan import Point
 from tests.crash.stack import STACK, Broken, Stack
 from tests.crash.victims import Killer, find, left_over
 
-__all__ = ["Ups"]
+__all__ = ["RESOURCES", "Ups"]
 
 PLAIN = ("up", "--yes", "--skip-preview", "--non-interactive", "--color", "never")
 MAIN = "main: infra/"
 # As many as the program has, until that is known.
-RESOURCES = 95
+RESOURCES = 84
 # The state is written at least so often while the second program takes the place of the first.
 CHANGES = 10
 # Ekiben makes the account's group of training jobs where there is none; it is no resource of its own in the state.

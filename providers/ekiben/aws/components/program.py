@@ -40,12 +40,15 @@ CONTENT = {"tar": "application/x-tar", "zip": "application/zip"}
 
 @dataclass
 class Program:
-    """What one run of a Pulumi program has made so far: its storages and what builds its images by name, and its event bus."""
+    """What one run of a Pulumi program has made so far: its storages and what builds its images by name, its event bus; and what
+    its providers have told of where they are.
+    """
 
     monitor: Any
     storages: dict[str, Storage] = field(default_factory=dict)
     builders: dict[str, Builder] = field(default_factory=dict)
     bus: aws.cloudwatch.EventBus | None = None
+    told: dict[tuple[str, pulumi.ProviderResource | None], pulumi.Output[str]] = field(default_factory=dict)
 
 
 _program = Program(monitor=None)
@@ -184,9 +187,11 @@ class Aws(Component[Any]):
         )
 
     def _found(self, ask: Callable[..., Any], what: str) -> pulumi.Output[str]:
-        """What AWS's provider tells of where the component is."""
-        found: pulumi.Output[str] = getattr(ask(opts=pulumi.InvokeOutputOptions(parent=self)), what)
-        return found
+        """What AWS's provider tells of where the component is. Of each provider it is asked once in a program."""
+        told, key = current().told, (what, self.get_provider("aws:index/getRegion:getRegion"))
+        if key not in told:
+            told[key] = getattr(ask(opts=pulumi.InvokeOutputOptions(parent=self)), what)
+        return told[key]
 
     @property
     def bus(self) -> aws.cloudwatch.EventBus:
