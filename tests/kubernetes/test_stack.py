@@ -1,4 +1,4 @@
-"""A stack on a real cluster, under the real engine: its store and its pods run, a second `up` changes nothing, and it goes again."""
+"""A stack on a real cluster under the real engine: its store and its pods run, a second `up` changes nothing, and it goes."""
 
 from __future__ import annotations
 
