@@ -45,10 +45,11 @@ clean-demo: setup ## Destroy what the demo made, and prove that nothing is left 
 
 # What the example's own tests say, they say in the project that `ekiben new` writes and tests (tests/new/test_project.py).
 EXAMPLE := $(foreach each,data functions service train,--ignore tests/example/test_$(each).py)
-# The first build of the Pulumi CLI takes minutes, the environment of the SageMaker SDK one: they run beside the tests that do not
-# need them; those that do wait.
+# The first builds of the Pulumi CLI and of a cluster take minutes, the environment of the SageMaker SDK one: they run beside the
+# tests that do not need them; those that do wait.
 test: .venv/.locked ## Lint, and all tests, those of the contract on each provider that runs on this machine
-	@mkdir -p .build; $(BIN)/python -m ekiben.engine >.build/engine.log 2>&1 & $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
+	@mkdir -p .build; { $(BIN)/python -m ekiben.engine; $(BIN)/python -m ekiben.emulators.kubernetes; } >.build/builds.log 2>&1 & \
+	  $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
 	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 1 -rR $(EXAMPLE)
 
