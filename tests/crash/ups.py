@@ -24,7 +24,7 @@ __all__ = ["RESOURCES", "Ups"]
 PLAIN = ("up", "--yes", "--skip-preview", "--non-interactive", "--color", "never")
 MAIN = "main: infra/"
 # As many as the program has, until that is known.
-RESOURCES = 84
+RESOURCES = 82
 # The state is written at least so often while the second program takes the place of the first.
 CHANGES = 10
 # Ekiben makes the account's group of training jobs where there is none; it is no resource of its own in the state.
