@@ -75,7 +75,8 @@ def test_binding_by_name() -> None:
 
 def test_an_unknown_provider_is_named() -> None:
     with pytest.raises(
-        ek.SpecError, match="storage 'lake' is of the provider 'moon', which is not installed; there are: aws, local"
+        ek.SpecError,
+        match="storage 'lake' is of the provider 'moon', which is not installed; there are: aws, kubernetes, local",
     ):
         connect(platform(part("lake", "storage", "moon"))).storage()
     with pytest.raises(ek.SpecError, match="moon"):
