@@ -5,18 +5,29 @@ Standard library only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ekiben.errors import SpecError
 from ekiben.records import Job
 
-__all__ = ["REPEATED", "RUN_ID", "check_job", "lineage_of", "metrics_of", "progress"]
+__all__ = [
+    "REPEATED",
+    "RUN_ID",
+    "Trained",
+    "check_job",
+    "job_digest",
+    "lineage_of",
+    "metrics_of",
+    "progress",
+    "run_ask",
+]
 
 # SageMaker's rule for the names of jobs, the tightest of all.
 RUN_ID = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}", re.ASCII)
@@ -45,6 +56,49 @@ def check_job(training: str, job: Job, spec: Mapping[str, Any]) -> dict[str, Any
         if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
             raise SpecError(f"The parameter {name!r} is {value!r}: use text, a finite number, true or false.")
     return params
+
+
+def job_digest(job: Job) -> str:
+    """Of what a job asks beside its id: two jobs of one id are the same one only if this is the same."""
+    asked = json.dumps([job.inputs, job.params], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+class Trained(Protocol):
+    """What the facts of a training have wherever its runs take all they need from an S3 store."""
+
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def input_uris(self) -> dict[str, str]: ...
+    @property
+    def code(self) -> dict[str, Any]: ...
+    @property
+    def code_uri(self) -> str: ...
+    @property
+    def code_sha256(self) -> str: ...
+
+
+def run_ask(provider: str, training: str, facts: Trained, job: Job, *, by: str, at: str) -> dict[str, Any]:
+    """All that a supervisor in a container has to know of a run. Raises SpecError for a bad job."""
+    spec = facts.spec
+    params = check_job(training, job, spec)
+    inputs = {**facts.input_uris, **job.inputs}
+    if strange := sorted(name for name, uri in inputs.items() if not re.match(r"s3://[^/]+/", uri)):
+        raise SpecError(
+            f"The input {strange[0]!r} is {inputs[strange[0]]!r}: on {provider} it begins with s3://BUCKET/."
+        )
+    resources = spec["resources"]
+    return {
+        "id": job.id, "training": training, "model": spec["model"] or training, "entry": spec["entry"], "env": spec["env"],
+        "arguments": spec.get("arguments", False), "inputs": inputs,
+        "params": params, "params_json": json.dumps(params, ensure_ascii=False), "nodes": spec["nodes"],
+        "vcpu": resources["vcpu"], "memory_mib": resources["memory_mib"], "gpu_count": resources["gpus"],
+        "gpu": resources["gpu"], "timeout_s": spec["timeout_s"], "grace_s": spec["grace_s"], "retries": spec["retries"],
+        "spot": spec["spot"], "code_sha256": facts.code_sha256,
+        "code": {"uri": facts.code_uri, "sha256": facts.code_sha256, **facts.code}, "by": by, "submitted_at": at,
+        "job_sha256": job_digest(job),
+    }  # fmt: skip
 
 
 def progress(lines: Iterable[bytes]) -> dict[str, float]:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ekiben.aws.facts import TrainingFacts, tags
-from ekiben.errors import SpecError, Unsupported
+from ekiben.errors import Unsupported
 from ekiben.records import Job, Part, Platform
-from ekiben.runs import check_job
+from ekiben.runs import run_ask
 
-__all__ = ["ask_of", "job_digest", "job_name", "job_scope", "request", "run_key", "run_of", "scope_of"]
+__all__ = ["ask_of", "job_name", "job_scope", "request", "run_key", "run_of", "scope_of"]
 
 NAME_CHARS = 63
 SCOPE_CHARS = 8
@@ -68,37 +68,18 @@ def run_of(job: Mapping[str, Any]) -> str:
     return str(job["OutputDataConfig"]["S3OutputPath"]).rpartition("/")[2]
 
 
-def job_digest(job: Job) -> str:
-    """Of what a job asks beside its id: two jobs of one id are the same one only if this is the same."""
-    asked = json.dumps([job.inputs, job.params], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(asked.encode()).hexdigest()
-
-
 def ask_of(part: Part, facts: TrainingFacts, job: Job, *, by: str, at: str) -> dict[str, Any]:
     """All that the container has to know. Raises SpecError for a bad job, Unsupported for what SageMaker cannot do."""
     spec = facts.spec
-    params = check_job(part.name, job, spec)
-    inputs = {**facts.input_uris, **job.inputs}
-    if strange := sorted(name for name, uri in inputs.items() if not re.match(r"s3://[^/]+/", uri)):
-        raise SpecError(f"The input {strange[0]!r} is {inputs[strange[0]]!r}: on aws it begins with s3://BUCKET/.")
-    if len(inputs) > INPUTS:
-        raise Unsupported(f"The training {part.name!r} has {len(inputs)} inputs: aws takes {INPUTS} at most.")
+    ask = run_ask("aws", part.name, facts, job, by=by, at=at)
+    if len(ask["inputs"]) > INPUTS:
+        raise Unsupported(f"The training {part.name!r} has {len(ask['inputs'])} inputs: aws takes {INPUTS} at most.")
     if spec["nodes"] > 1 and spec["retries"]:
         raise Unsupported(
             f"The training {part.name!r} has nodes={spec['nodes']} and retries={spec['retries']}: aws ends all nodes when one "
             "fails, and starts none of them again. Set retries=0 and submit it again, or train on one node."
         )
-    resources = spec["resources"]
-    return {
-        "id": job.id, "training": part.name, "model": spec["model"] or part.name, "entry": spec["entry"], "env": spec["env"],
-        "arguments": spec.get("arguments", False), "inputs": inputs,
-        "params": params, "params_json": json.dumps(params, ensure_ascii=False), "nodes": spec["nodes"],
-        "vcpu": resources["vcpu"], "memory_mib": resources["memory_mib"], "gpu_count": resources["gpus"],
-        "gpu": resources["gpu"], "timeout_s": spec["timeout_s"], "grace_s": spec["grace_s"], "retries": spec["retries"],
-        "spot": spec["spot"], "code_sha256": facts.code_sha256,
-        "code": {"uri": facts.code_uri, "sha256": facts.code_sha256, **facts.code}, "by": by, "submitted_at": at,
-        "job_sha256": job_digest(job),
-    }  # fmt: skip
+    return ask
 
 
 def request(

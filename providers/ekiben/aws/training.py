@@ -14,13 +14,13 @@ from typing import Any
 from ekiben import runtime
 from ekiben.aws.client import Cloud
 from ekiben.aws.facts import TrainingFacts, facts_of
-from ekiben.aws.jobs import ask_of, job_digest, job_name, job_scope, request, run_key, run_of
+from ekiben.aws.jobs import ask_of, job_name, job_scope, request, run_key, run_of
 from ekiben.aws.logs import lines
 from ekiben.aws.storage import open_storage
 from ekiben.aws.waiting import looks, when_assumable
 from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
 from ekiben.records import Interruption, Job, Part, Platform, Run, RunState, now
-from ekiben.runs import progress
+from ekiben.runs import job_digest, progress
 
 __all__ = ["Training"]
 

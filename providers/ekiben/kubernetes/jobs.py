@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ekiben.errors import NoCapacity, SpecError
+from ekiben.errors import NoCapacity
 from ekiben.kubernetes.bootstrap import command, variables
 from ekiben.kubernetes.facts import TrainingFacts, labels
 from ekiben.kubernetes.keys import FAILED, MASTER_PORT, job_name, run_key
 from ekiben.kubernetes.pods import s3_variables, variable
 from ekiben.records import Job, Part, Platform
-from ekiben.runs import check_job
+from ekiben.runs import run_ask
 
-__all__ = ["ASKED", "CANCELLED", "ask_of", "check_room", "job_digest", "request", "service"]
+__all__ = ["ASKED", "CANCELLED", "ask_of", "check_room", "request", "service"]
 
 # Annotations of a Job: where its ask lies, that of what was asked, and when it was cancelled.
 ASK, ASKED, CANCELLED = "ekiben.dev/ask", "ekiben.dev/asked-sha256", "ekiben.dev/cancelled"
@@ -29,31 +28,10 @@ STORE_S = 60
 OWN_RETRIES, SPOT_RETRIES = 3, 1000
 
 
-def job_digest(job: Job) -> str:
-    """Of what a job asks beside its id: two jobs of one id are the same one only if this is the same."""
-    asked = json.dumps([job.inputs, job.params], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(asked.encode()).hexdigest()
-
-
 def ask_of(part: Part, facts: TrainingFacts, job: Job, *, by: str, at: str) -> dict[str, Any]:
     """All that a pod has to know. Raises SpecError for a bad job."""
-    spec = facts.spec
-    params = check_job(part.name, job, spec)
-    inputs = {**facts.input_uris, **job.inputs}
-    if strange := sorted(name for name, uri in inputs.items() if not re.match(r"s3://[^/]+/", uri)):
-        raise SpecError(
-            f"The input {strange[0]!r} is {inputs[strange[0]]!r}: on kubernetes it begins with s3://BUCKET/."
-        )
-    resources = spec["resources"]
     return {
-        "id": job.id, "training": part.name, "model": spec["model"] or part.name, "entry": spec["entry"], "env": spec["env"],
-        "arguments": spec.get("arguments", False), "inputs": inputs,
-        "params": params, "params_json": json.dumps(params, ensure_ascii=False), "nodes": spec["nodes"],
-        "vcpu": resources["vcpu"], "memory_mib": resources["memory_mib"], "gpu_count": resources["gpus"],
-        "gpu": resources["gpu"], "timeout_s": spec["timeout_s"], "grace_s": spec["grace_s"], "retries": spec["retries"],
-        "spot": spec["spot"], "code_sha256": facts.code_sha256,
-        "code": {"uri": facts.code_uri, "sha256": facts.code_sha256, **facts.code}, "by": by, "submitted_at": at,
-        "job_sha256": job_digest(job), "wheels_uri": facts.wheels_uri, "bus": facts.bus,
+        **run_ask("kubernetes", part.name, facts, job, by=by, at=at), "wheels_uri": facts.wheels_uri, "bus": facts.bus,
         "run_uri": f"{facts.storage_uri.rstrip('/')}/{run_key(part.name, job.id).rstrip('/')}",
     }  # fmt: skip
 

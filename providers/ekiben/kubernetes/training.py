@@ -15,12 +15,12 @@ from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.errors import trouble_of
 from ekiben.kubernetes.events import publish
 from ekiben.kubernetes.facts import COMPONENT, PROJECT, RUN, STACK, TrainingFacts, facts_of
-from ekiben.kubernetes.jobs import ASK, ASKED, CANCELLED, ask_of, check_room, job_digest, request, service
+from ekiben.kubernetes.jobs import ASK, ASKED, CANCELLED, ask_of, check_room, request, service
 from ekiben.kubernetes.keys import job_name, run_key
 from ekiben.kubernetes.runlogs import lines
 from ekiben.kubernetes.storage import open_storage
 from ekiben.records import Event, Interruption, Job, Part, Platform, Run, RunState, now
-from ekiben.runs import progress
+from ekiben.runs import job_digest, progress
 from ekiben.waiting import looks
 
 __all__ = ["Training"]
