@@ -51,7 +51,7 @@ test: .venv/.locked ## Lint, and all tests, those of the contract on each provid
 	@mkdir -p .build; { $(BIN)/python -m ekiben.engine; $(BIN)/python -m ekiben.emulators.kubernetes; } >.build/builds.log 2>&1 & \
 	  $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
-	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 2 -rR $(EXAMPLE)
+	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 2 $(EXAMPLE)
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .

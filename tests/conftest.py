@@ -45,6 +45,10 @@ LONG = (
 )  # fmt: skip
 
 
+# Shown of a failure that did not come again.
+AGAIN_LINES = 40
+
+
 class Scheduling(LoadScopeScheduling):
     """One worker for a module, which makes what its tests share once. (xdist's own groups do nothing since pytest 9.2.)"""
 
@@ -87,6 +91,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a test that was run again failed of at first: the run that counts does not say it."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.write_sep("_", f"run again: {report.nodeid}")
+        terminalreporter.write_line("\n".join(report.longreprtext.splitlines()[-AGAIN_LINES:]))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

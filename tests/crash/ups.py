@@ -43,7 +43,8 @@ class Ups(Stack):
         self.now, self.whole = "before all", RESOURCES
         self._run("destroy", "--yes")  # the emulator and the stack are there, and hold nothing
         self.variables: dict[str, str] = json.loads(self._run("env", "--json"))
-        self.pulumi = str(shutil.which("pulumi", path=self.variables["PATH"]))
+        # Where its folder is on PATH already, `env` says nothing of PATH.
+        self.pulumi = str(shutil.which("pulumi", path=self.variables.get("PATH")))
         self.empty = census(self.cloud)
 
     @property

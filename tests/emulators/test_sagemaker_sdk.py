@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from . import images
 
 ROOT = Path(__file__).parents[2]
 TABLE = json.loads((ROOT / "providers" / "ekiben" / "aws" / "stock.json").read_text())
-LAKE = "opened"
 
 
 @pytest.fixture(autouse=True)
@@ -38,68 +38,74 @@ def bound(kind: Callable[[ek.Part, ek.Platform], Any], name: str, **facts: Any) 
     return kind(part, ek.Platform(project="demo", stack="test", parts={name: part}))
 
 
-def trained(aws: Aws) -> tuple[ek.Run, str]:
+@pytest.fixture
+def lake() -> str:
+    """A name that the account does not have, for all that a try makes: the test can be tried again."""
+    return f"opened-{secrets.token_hex(3)}"
+
+
+def trained(aws: Aws, lake: str) -> tuple[ek.Run, str]:
     """A run, and the name of its job."""
     code, library = (
         packing.bundle(ROOT / "tests/rigs/project/training_jobs/tiny"),
         packing.job_library("aws/container.py"),
     )
     for bundle in (code, library):
-        aws.s3.upload_file(str(bundle.path), LAKE, f"code/{bundle.sha256}.tar")
-    aws.s3.put_object(Bucket=LAKE, Key="points/a.jsonl", Body=b'{"x": 1, "y": 3}\n')
+        aws.s3.upload_file(str(bundle.path), lake, f"code/{bundle.sha256}.tar")
+    aws.s3.put_object(Bucket=lake, Key="points/a.jsonl", Body=b'{"x": 1, "y": 3}\n')
     spec = ek.TrainingSpec(source="x", inputs={"points": "lake/points/"}, params={"scale": 2.0}).model_dump(mode="json")
     training: Training = bound(
-        Training, "tiny", spec=spec, storage_uri=f"s3://{LAKE}", image_uri="1.dkr.ecr.us-east-1.amazonaws.com/x",
-        instance_type="ml.m5.large", role_arn=images.role(aws, "sdk-trainer", "sagemaker"), code_sha256=code.sha256,
-        code_uri=f"s3://{LAKE}/code/{code.sha256}.tar", library_uri=f"s3://{LAKE}/code/{library.sha256}.tar",
-        library_sha256=library.sha256, input_uris={"points": f"s3://{LAKE}/points/"},
+        Training, "tiny", spec=spec, storage_uri=f"s3://{lake}", image_uri="1.dkr.ecr.us-east-1.amazonaws.com/x",
+        instance_type="ml.m5.large", role_arn=images.role(aws, f"{lake}-trainer", "sagemaker"), code_sha256=code.sha256,
+        code_uri=f"s3://{lake}/code/{code.sha256}.tar", library_uri=f"s3://{lake}/code/{library.sha256}.tar",
+        library_sha256=library.sha256, input_uris={"points": f"s3://{lake}/points/"},
     )  # fmt: skip
-    training.submit(ek.Job(id="run-1"))
-    run = until(lambda: run if (run := training.run("run-1")).ended else None, "the run ends")
+    training.submit(ek.Job(id=lake))
+    run = until(lambda: run if (run := training.run(lake)).ended else None, "the run ends")
     (job,) = [
-        one["TrainingJobName"] for one in aws.sagemaker.list_training_jobs(NameContains="run-1")["TrainingJobSummaries"]
+        one["TrainingJobName"] for one in aws.sagemaker.list_training_jobs(NameContains=lake)["TrainingJobSummaries"]
     ]
     return run, job
 
 
-@pytest.fixture(scope="module")
-def version() -> ek.ModelVersion:
+@pytest.fixture
+def version(lake: str) -> ek.ModelVersion:
     digest = hashlib.sha256(b"bento").hexdigest()
     return ek.ModelVersion(
-        model="tiny", version=0, key="run-1", digest=digest, bento_uri=f"s3://{LAKE}/bentos/{digest}.tar", created_at="",
+        model="tiny", version=0, key="run-1", digest=digest, bento_uri=f"s3://{lake}/bentos/{digest}.tar", created_at="",
         created_by="ann", metrics={"auc": 0.9}, sample={"route": "predict", "request": {}, "response": {}},
     )  # fmt: skip
 
 
-def test_what_ekiben_makes_opens_in_the_sdk(builds: Aws, small: str, version: ek.ModelVersion) -> None:
+def test_what_ekiben_makes_opens_in_the_sdk(builds: Aws, small: str, lake: str, version: ek.ModelVersion) -> None:
     aws = builds
-    aws.s3.create_bucket(Bucket=LAKE)
-    aws.s3.put_object(Bucket=LAKE, Key=f"bentos/{version.digest}.tar", Body=b"bento")
-    aws.events.create_event_bus(Name="opened")
-    run, job = trained(aws)
+    aws.s3.create_bucket(Bucket=lake)
+    aws.s3.put_object(Bucket=lake, Key=f"bentos/{version.digest}.tar", Body=b"bento")
+    aws.events.create_event_bus(Name=lake)
+    run, job = trained(aws, lake)
     assert run.state == "succeeded"
     registry: Registry = bound(
-        Registry, "models", uri=f"s3://{LAKE}/registry/models", bus="opened", model_groups="opened", image_uri=small
+        Registry, "models", uri=f"s3://{lake}/registry/models", bus=lake, model_groups=lake, image_uri=small
     )
     made = registry.register(version)
-    (package,) = aws.sagemaker.list_model_packages(ModelPackageGroupName="opened-tiny")["ModelPackageSummaryList"]
+    (package,) = aws.sagemaker.list_model_packages(ModelPackageGroupName=f"{lake}-tiny")["ModelPackageSummaryList"]
     endpoint: Endpoint = bound(
-        Endpoint, "tiny-api", endpoint="opened-api", role_arn=images.role(aws, "sdk-host", "sagemaker"), image_uri=small,
-        instance_type="ml.g6.xlarge", instances=1, model="tiny@champion", storage_uri=f"s3://{LAKE}",
-        template_uri=f"s3://{LAKE}/t", template_sha256="0" * 64,
+        Endpoint, "tiny-api", endpoint=f"{lake}-api", role_arn=images.role(aws, f"{lake}-host", "sagemaker"), image_uri=small,
+        instance_type="ml.g6.xlarge", instances=1, model="tiny@champion", storage_uri=f"s3://{lake}",
+        template_uri=f"s3://{lake}/t", template_sha256="0" * 64,
     )  # fmt: skip
     revision = endpoint.deploy(made)
     endpoint.shift({revision.id: 100.0})
-    question = {"job": job, "package": package["ModelPackageArn"], "endpoint": "opened-api"}
+    question = {"job": job, "package": package["ModelPackageArn"], "endpoint": f"{lake}-api"}
     told = sdk.ask(question, aws.environment)
     status, arn, model, has_points, params = told["opened"]["job"]
     assert (status, has_points, params) == ("Completed", True, {"scale": "2.0"})
     assert arn.endswith(f":training-job/{job}")
-    assert model.startswith(f"s3://{LAKE}/")
+    assert model.startswith(f"s3://{lake}/")
     number, approval, properties = told["opened"]["package"]
     assert (number, approval) == (1, "PendingManualApproval")
     assert version.digest in json.dumps(properties)
-    assert told["opened"]["group"].endswith(":model-package-group/opened-tiny")
+    assert told["opened"]["group"].endswith(f":model-package-group/{lake}-tiny")
     assert told["opened"]["endpoint"] == ["InService", [revision.id]]
     assert told["opened"]["invoked"][0] == revision.id
     # What was decided there.
