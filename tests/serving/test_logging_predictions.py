@@ -59,6 +59,12 @@ def bento(tmp_path: Path) -> Path:
     return folder(tmp_path / "bento", SERVICE)
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compacts gives way to everybody: on a busy machine it takes longer than a server waits for it at its end."""
+    monkeypatch.setenv("EKIBEN_SERVER_FLUSH_TIMEOUT_S", str(int(PATIENCE_S)))
+
+
 @pytest.fixture
 def lake(tmp_path: Path) -> Path:
     (tmp_path / "lake").mkdir()

@@ -133,9 +133,23 @@ class Workers:
         for pid in pids:
             self.wait_ready(pid)
         while self.pids or self.bringer:
-            pid, status = os.waitpid(-1, 0)
-            self.gone(pid, os.waitstatus_to_exitcode(status))
+            self.gone(*self.ended())
         return self.status
+
+    def ended(self) -> tuple[int, int]:
+        """The number and exit status of the next child that ends."""
+        # Blocked between the look and the wait: a signal that comes there would not be seen before a child ends by itself.
+        awaited = {signal.SIGCHLD, *TOLD}
+        signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid:
+                    return pid, os.waitstatus_to_exitcode(status)
+                if signal.sigwait(awaited) in TOLD:
+                    self.leave()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
 
     def fork(self, run: Callable[[], object], started: Callable[[int], object] = lambda pid: None) -> int:
         """The number of a child that runs `run`; 0 when there is none to be started any more."""

@@ -22,6 +22,7 @@ import importlib
 import importlib.util
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -36,13 +37,25 @@ class Parent:
     def __init__(self) -> None:
         self.pids: dict[int, str] = {}
         self.lifeline, self._held_open = os.pipe()
+        self.woken, self._wake = os.pipe()
         self._forked, self._loading = beside("forked"), beside("loading")
 
     def serve(self) -> None:
         signal.signal(signal.SIGCHLD, lambda number, frame: self.reap())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for end in (self.woken, self._wake):
+            os.set_blocking(end, False)
+        # A child that ends just before the wait would not be seen before the next command: the pipe ends the wait.
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         rest = b""
-        while chunk := os.read(0, 65536):
+        while True:
+            ready, _, _ = select.select([0, self.woken], [], [])
+            if self.woken in ready:
+                os.read(self.woken, 65536)
+            if 0 not in ready:
+                continue
+            if not (chunk := os.read(0, 65536)):
+                break
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 self.obey(json.loads(line))
@@ -81,6 +94,7 @@ class Parent:
     def become_worker(self, command: dict[str, Any], listener: socket.socket) -> None:
         def work() -> None:
             os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -88,7 +102,8 @@ class Parent:
             log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
-            os.close(self._held_open)
+            for end in (self._held_open, self.woken, self._wake):
+                os.close(end)
             self._forked.die_with_parent(self.lifeline, group=True)
             beside("worker").serve({**command, "gateway": True}, listener, lifeline=self.lifeline)
 

@@ -26,6 +26,7 @@ from ekiben.errors import AlreadyExists, EkibenError, Unavailable
 __all__ = ["main", "serve"]
 
 END_S = 20.0
+LOOK_S = 1.0
 logger = logging.getLogger("ekiben.emulators.kubernetes")
 
 
@@ -48,7 +49,9 @@ def serve(at: Layout, ready: Callable[[], None]) -> int:
     node = _node(at)
     try:
         threading.Thread(target=_watch, args=(node, at, ready, ended), daemon=True).start()
-        ended.wait()
+        # A signal that comes just before a wait is seen after it.
+        while not ended.wait(LOOK_S):
+            pass
     finally:
         (at.state / ABOUT).unlink(missing_ok=True)
         _end(node)
