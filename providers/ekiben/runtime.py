@@ -255,9 +255,12 @@ class Runtime:
     def storage(self, name: str = "") -> Storage:
         return self._bind(Storage, name)
 
-    def storage_of(self, uri: str) -> Storage:
-        """The storage of this platform that `uri` lies in. Raises SpecError where there is none."""
-        names = self.names("storage")
+    def storage_of(self, uri: str, provider: str = "") -> Storage:
+        """The storage of this platform that `uri` lies in. Raises SpecError where there is none.
+
+        provider: whose, since those of two may have buckets of one name; by default anybody's.
+        """
+        names = [one for one in self.names("storage") if provider in ("", self.platform.parts[one].provider)]
         for name in names:
             store = self.storage(name)
             try:

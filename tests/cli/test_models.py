@@ -85,3 +85,11 @@ def test_there_is_nothing_to_roll_back_to(ek, platform) -> None:
     said = ek("rollback")
     assert said.code == 5
     assert "Error: " in said.err
+
+
+def test_where_a_copy_goes_must_be_told(ek, platform, version) -> None:
+    version(1)
+    assert ek("copy", "income").code == 2
+    said = ek("copy", "income", "--to", "aws")
+    assert said.code == 3
+    assert "Name one of the platform's: models (shelf)." in said.err

@@ -106,11 +106,17 @@ def tree(told: Mapping[str, Any]) -> Branch:
              *_facts(run, "attempts", "lost_s", "by"), *_pairs("ran with", told["job"], "training", "env")],
         ),
         ("evaluation", [*_metrics(told["evaluation"]["metrics"]), *_slices(told["evaluation"]["slices"])]),
-        (f"bento {bento['digest']}", [(bento["uri"], [])]),
+        (f"bento {bento['digest']}", [(bento["uri"], []), *((copied(one), []) for one in version["copied"])]),
         ("decisions", [(_decision(one), []) for one in told["decisions"]]),
     ]  # fmt: skip
     made = f"registered {show.clock(version['created_at'])} by {version['created_by']}"
     return f"{version['id']} ({about}), {made}", parts
+
+
+def copied(origin: Mapping[str, Any]) -> str:
+    """Where a version was copied from, as a line."""
+    made = f"registered {show.clock(origin['created_at'])} by {origin['created_by']}"
+    return f"copied from {origin['registry']} ({origin['provider']}): {origin['version']}, {made}"
 
 
 def _input(name: str, data: Mapping[str, Any]) -> Branch:

@@ -1,4 +1,4 @@
-"""models, approve, reject, release, rollback."""
+"""models, approve, reject, release, rollback, copy."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(reject)
     app.command()(release)
     app.command()(rollback)
+    app.command()(copy)
 
 
 def models(
@@ -164,6 +165,46 @@ def rollback(
         show.line(f"{revision.endpoint} serves {revision.version} again (revision {revision.id}).")
 
 
+def copy(
+    ref: Annotated[str, typer.Argument(metavar="MODEL[:N|@ALIAS]", help="The version; else the newest approved one.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="PROVIDER", help="The provider, or the registry component, to copy to.")
+    ],
+    registry: Annotated[
+        str, typer.Option("--registry", help="The registry to copy from, where there are several others.")
+    ] = "",
+    any_state: Annotated[
+        bool, typer.Option("--any-state", help="Also a version that is not approved; its state goes with it.")
+    ] = False,
+    why: options.Why = "",
+    who: options.Who = "",
+    json: options.Json = False,
+    stack: options.Stack = "",
+) -> None:
+    """Copy a version to the registry of another provider: the same digest, the same record.
+
+    Its bento is verified at both ends. An approved version is approved there, too, by who copies, and the audit quotes who
+    approved it here. Aliases stay here: release it there. Repeating finishes a copy that was interrupted.
+
+    \b
+    Examples:
+      ekiben copy employment --to aws
+      ekiben copy employment:3 --to cloud-models --why "for the shops in Europe" --json
+    """
+    from ekiben import release as releases
+
+    used = runtime(stack)
+    source, target = releases.between(used, to, registry)
+    made = releases.copy(
+        used, _version(used, ref, source.part.name), to=target.part.name, registry=source.part.name, any_state=any_state,
+        who=options.user(who), why=why, on_step=_step,
+    )  # fmt: skip
+    if json:
+        show.to_json({**made.to_dict(), "registry": target.part.name, "provider": target.part.provider})
+    else:
+        show.line(f"{target.part.name} ({target.part.provider}) has it as {made.id}, {made.state}.")
+
+
 def _decide(ref: str, state: str, why: str, who: str, registry: str, json: bool, stack: str) -> None:
     if not why.strip():
         raise SpecError("--why is empty: the audit keeps why a version was decided on. Say it in a few words.")
@@ -211,7 +252,11 @@ def _one(registry: Registry, ref: str, json: bool) -> None:
 
 
 def _lineage(version: ModelVersion) -> None:
+    from ekiben.cli.lineage import copied
+
     lineage = version.lineage
+    for origin in lineage.get("copied", []):
+        show.line(copied(origin))
     rows = [
         (name, str(data.get("rows", "")), str(data.get("sha256", ""))[:12], str(data.get("uri", "")))
         for name, data in sorted((lineage.get("inputs") or {}).items())

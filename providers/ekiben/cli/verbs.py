@@ -15,7 +15,7 @@ __all__ = ["SECTIONS", "app"]
 SECTIONS = {
     "Environment": "new up preview refresh destroy env status station emulate inventory doctor",
     "Training": "put train runs logs cancel",
-    "Models": "models approve reject release rollback lineage compare rebuild",
+    "Models": "models approve reject release rollback copy lineage compare rebuild",
     "Calls": "endpoints invoke predictions serve",
     "Events": "functions events publish replay",
 }
@@ -25,7 +25,7 @@ SECTIONS = {
 NOUNS = {
     "new": "new", "stack": "up preview refresh destroy env", "status": "status", "station": "station",
     "emulate": "emulate",    "inventory": "inventory", "doctor": "doctor", "storage": "put", "trainings": "train runs logs cancel",
-    "models": "models approve reject release rollback", "lineage": "lineage", "compare": "compare", "rebuild": "rebuild",
+    "models": "models approve reject release rollback copy", "lineage": "lineage", "compare": "compare", "rebuild": "rebuild",
     "endpoints": "endpoints invoke", "serve": "serve", "predictions": "predictions",
     "functions": "functions events publish replay",
 }  # fmt: skip

@@ -26,7 +26,7 @@ def account(runtime: Runtime, registry: Registry, ref: str) -> dict[str, Any]:
     """
     version = registry.version(ref)
     lineage, missing = version.lineage, list[str]()
-    kept = {"inputs", "code", "environment", "job", "bento", "run"}
+    kept = {"inputs", "code", "environment", "job", "bento", "run", "copied"}
     run = {
         "id": version.run_id,
         **{name: lineage[name] for name in lineage if name not in kept},
@@ -35,7 +35,7 @@ def account(runtime: Runtime, registry: Registry, ref: str) -> dict[str, Any]:
     return {
         "version": {
             "id": version.id, "state": version.state, "aliases": version.aliases, "key": version.key,
-            "created_at": version.created_at, "created_by": version.created_by,
+            "created_at": version.created_at, "created_by": version.created_by, "copied": lineage.get("copied", []),
         },
         "data": part(lineage, "inputs"),
         "code": part(lineage, "code"),
