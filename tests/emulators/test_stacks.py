@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -48,7 +49,14 @@ def config(root: Path, stack: str, provider: str = "aws", emulate: object = "tru
 def test_the_config_says_it(root: Path, text: str, is_one: bool) -> None:
     assert not stacks.emulated(root, "dev")
     (root / "Pulumi.dev.yaml").write_text(text)
-    assert stacks.emulated(root, "dev") is is_one
+    assert bool(stacks.emulated(root, "dev")) is is_one
+
+
+def test_of_several_providers_the_config_says_which_are_emulated(root: Path) -> None:
+    config(root, "dev", "local", "[kubernetes, aws, aws]")
+    assert stacks.emulated(root, "dev") == ("aws", "kubernetes")
+    (root / "Pulumi.dev.yaml").write_text("config:\n  ekiben:emulate:\n    - aws\n")
+    assert stacks.emulated(root, "dev") == ("aws",)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +64,8 @@ def test_the_config_says_it(root: Path, text: str, is_one: bool) -> None:
     [
         (CONFIG.format("local", "true"), "no emulator of 'local'"),
         (CONFIG.format("aws", "perhaps"), "true or false"),
+        (CONFIG.format("aws", "[aws, local]"), "no emulator of 'local'"),
+        (CONFIG.format("aws", "[[aws]]"), r"no emulator of \['aws'\]"),
         ("config: [ekiben:provider\n", "no YAML"),
     ],
 )
@@ -69,7 +79,7 @@ def test_a_stack_of_the_real_cloud_is_refused_in_the_emulators_shell(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config(root, "prod", emulate="false")
-    assert stacks.enter(root, "prod", engine=True) is False
+    assert stacks.enter(root, "prod", engine=True) == ()
     assert not running(stacks.state_dir(root))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "emulated")
     with pytest.raises(SpecError, match="'prod' runs on AWS"):
@@ -89,7 +99,7 @@ def test_an_emulated_stack_meets_its_emulator_whatever_the_user_has_set(
     monkeypatch.setattr(os, "environ", os.environ.copy())
     with pytest.raises(Unavailable, match="has forgotten all it held"):
         runtime("dev")
-    assert stacks.enter(root, "dev", engine=True) is True
+    assert stacks.enter(root, "dev", engine=True) == ("aws",)
     server = stacks.found(root)
     assert server is not None
     assert os.environ["AWS_ENDPOINT_URL"] == server.url
@@ -98,7 +108,7 @@ def test_an_emulated_stack_meets_its_emulator_whatever_the_user_has_set(
     assert plugins.is_relative_to(root / stacks.DIR)
     assert [path.name.partition("-v")[0] for path in plugins.glob("resource-aws-v*[0-9]")] == ["resource-aws"]
     stacks.made(root, "dev")
-    assert stacks.enter(root, "dev", engine=True) is False
+    assert stacks.enter(root, "dev", engine=True) == ()
     assert runtime("dev").names("storage") == ["lake"]
     # Another one, whoever started it, holds nothing of the stack.
     stop(stacks.state_dir(root))
@@ -107,7 +117,22 @@ def test_an_emulated_stack_meets_its_emulator_whatever_the_user_has_set(
     assert ensure(stacks.state_dir(root)).born != server.born
     with pytest.raises(Unavailable, match="has forgotten all it held.*ekiben up"):
         runtime("dev")
-    assert stacks.enter(root, "dev", engine=True) is True
+    assert stacks.enter(root, "dev", engine=True) == ("aws",)
+
+
+@contextmanager
+def a_cluster(root: Path, env: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cluster of this user seems to run; the file that tells it from another one."""
+    env.setenv("XDG_STATE_HOME", str(root / "state"))
+    folder = cluster_state_dir()
+    folder.mkdir(parents=True)
+    (folder / "kubeconfig").write_text("one")
+    (folder / "cluster.json").write_text(json.dumps({"pid": os.getpid(), "born": "x"}))
+    with (folder / "lock").open("w") as lock:
+        lock.write(str(os.getpid()))
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / "kubeconfig"
 
 
 def test_a_stack_on_kubernetes_meets_the_cluster_of_this_user_and_not_the_one_of_kubeconfig(
@@ -119,21 +144,34 @@ def test_a_stack_on_kubernetes_meets_the_cluster_of_this_user_and_not_the_one_of
     monkeypatch.setenv("KUBECONFIG", "/of/a/real/cluster")
     with pytest.raises(Unavailable, match="does not run.*ekiben emulate kubernetes"):
         stacks.enter(root, "dev")
-    folder = cluster_state_dir()
-    folder.mkdir(parents=True)
-    (folder / "kubeconfig").write_text("one")
-    (folder / "cluster.json").write_text(json.dumps({"pid": os.getpid(), "born": "x"}))
-    with (folder / "lock").open("w") as lock:
-        lock.write(str(os.getpid()))
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert stacks.enter(root, "dev") is True
-        assert os.environ["KUBECONFIG"] == str(folder / "kubeconfig")
+    with a_cluster(root, monkeypatch) as kubeconfig:
+        assert stacks.enter(root, "dev") == ("kubernetes",)
+        assert os.environ["KUBECONFIG"] == str(kubeconfig)
         stacks.made(root, "dev")
-        assert stacks.enter(root, "dev") is False
-        (folder / "kubeconfig").write_text("of one that began anew")
-        assert stacks.enter(root, "dev") is True
-    assert stacks.alive(root, "dev") == ""
+        assert stacks.enter(root, "dev") == ()
+        kubeconfig.write_text("of one that began anew")
+        assert stacks.enter(root, "dev") == ("kubernetes",)
+    assert stacks.alive(root, "kubernetes") == ""
+
+
+def test_a_stack_on_two_emulators_meets_both_and_is_told_which_has_begun_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config(root, "dev", "local", "[aws, kubernetes]")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with a_cluster(root, monkeypatch) as kubeconfig:
+        with pytest.raises(Unavailable, match="^aws: .* has forgotten all it held"):
+            stacks.enter(root, "dev")
+        server = ensure(stacks.state_dir(root))
+        assert stacks.enter(root, "dev") == ("aws", "kubernetes")
+        assert os.environ["KUBECONFIG"] == str(kubeconfig)
+        assert os.environ["AWS_ENDPOINT_URL"] == server.url
+        stacks.made(root, "dev")
+        assert stacks.enter(root, "dev") == ()
+        kubeconfig.write_text("of one that began anew")
+        assert stacks.enter(root, "dev") == ("kubernetes",)
+    with pytest.raises(Unavailable, match="^kubernetes: .* does not run"):
+        stacks.enter(root, "dev")
 
 
 LAKE = Part(name="lake", kind="storage", provider="aws", ref="b", facts={"region": "us-east-1", "uri": "s3://b"})

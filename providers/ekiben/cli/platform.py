@@ -24,10 +24,10 @@ def runtime(stack: str) -> Runtime:
         return connect()
     path = state_dir(stack) / "platform.json"
     if path.exists():
-        from ekiben.emulators.stacks import PROVIDER, config, enter, forgotten
+        from ekiben.emulators.stacks import enter, forgotten
 
-        if enter(project(), path.parent.name):
-            raise forgotten(path.parent.name, str(config(project(), path.parent.name)[PROVIDER]))
+        if others := enter(project(), path.parent.name):
+            raise forgotten(path.parent.name, others[0])
         return connect(path)
     there = [name for name in stacks() if (project() / ".ekiben" / name / "platform.json").exists()]
     raise SpecError(

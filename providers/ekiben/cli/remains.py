@@ -72,29 +72,30 @@ def remains(root: Path, stack: str) -> Remains:
 
 
 def in_cloud(root: Path, stack: str) -> list[Item]:
-    """What its provider says is there, for one that can be asked; nothing of an emulated one that does not run.
+    """What its providers say is there, of those that can be asked; nothing of an emulated one that does not run.
 
     Raises what the cloud says: who cannot ask cannot tell that nothing is left.
     """
     from ekiben import providers
     from ekiben.emulators import stacks as emulators
 
-    config = emulators.config(root, stack)
-    provider = str(config.get("ekiben:provider"))
-    package = providers().get(provider, "")
-    if not package or importlib.util.find_spec(f"{package}.inventory") is None:
-        return []
-    if emulators.emulated(root, stack):
-        if not emulators.alive(root, stack):
-            return []
-        emulators.enter(root, stack)
+    config, emulated = emulators.config(root, stack), emulators.emulated(root, stack)
     kept = root / ".ekiben" / stack / "platform.json"
     platform = Platform.from_json(kept.read_text(encoding="utf-8")) if kept.exists() else None
-    found = importlib.import_module(f"{package}.inventory").found(_project(root), stack, config, platform)
-    return [
-        Item(kind="cloud", name=name, where=where, tags=tags, retained="ekiben:retained" in tags)
-        for name, where, tags in found
-    ]
+    used = {part.provider for part in platform.parts.values()} if platform else set()
+    named = {str(config.get("ekiben:provider")), *emulated, *used}
+    gone = {provider for provider in emulated if not emulators.alive(root, provider)}
+    emulators.meet(root, [provider for provider in emulated if provider not in gone])
+    items = []
+    for provider in sorted(named - gone):
+        package = providers().get(provider, "")
+        if package and importlib.util.find_spec(f"{package}.inventory"):
+            found = importlib.import_module(f"{package}.inventory").found(_project(root), stack, config, platform)
+            items += [
+                Item(kind="cloud", name=name, where=where, tags=tags, retained="ekiben:retained" in tags)
+                for name, where, tags in found
+            ]
+    return items
 
 
 def stacks_known(root: Path) -> list[str]:
