@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ekiben.emulators.aws.plugin.kind import Aws, Kind, Props, camel, found, pascal, tag_list, untagged
+from ekiben.errors import Unavailable
+from ekiben.waiting import looks
 
 __all__ = ["KINDS"]
 
 NAMES = {
     "id": "ID", "sseAlgorithm": "SSEAlgorithm", "kmsMasterKeyId": "KMSMasterKeyID", "mfaDelete": "MFADelete",
 }  # fmt: skip
-PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+EMPTIED_S = 60.0
 # Of the bridge's lists of at most one, what the API has as lists goes by another name.
 BATCH = 1000
 
@@ -50,21 +51,27 @@ def _read_bucket(aws: Aws, id: str, props: Props) -> dict[str, Any] | None:
 
 def _delete_bucket(aws: Aws, id: str, props: Props) -> None:
     s3 = aws.client("s3")
-    for pause_s in PAUSES_S if props.get("forceDestroy") else ():
-        _empty(s3, id)
+    if not props.get("forceDestroy"):
+        s3.delete_bucket(Bucket=id)
+        return
+    written: list[str] = []
+    for _ in looks(EMPTIED_S, 0.2, 2.0):
+        written = _empty(s3, id) or written
         try:
             s3.delete_bucket(Bucket=id)
         except s3.exceptions.ClientError as error:
+            # What ends only now has written meanwhile: AWS's own provider empties it again, too.
             if error.response["Error"]["Code"] != "BucketNotEmpty":
                 raise
-            # What ends only now has written meanwhile: AWS's own provider empties it again, too.
-            time.sleep(pause_s)
         else:
             return
-    s3.delete_bucket(Bucket=id)
+    why = f"it is written to again and again, of late {', '.join(written[-3:])}"
+    raise Unavailable("aws", f"delete the bucket {id!r}", why, "End what writes, and run it again")
 
 
-def _empty(s3: Any, bucket: str) -> None:
+def _empty(s3: Any, bucket: str) -> list[str]:
+    """The keys that were there."""
+    keys = []
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
         there = [
             {"Key": one["Key"], "VersionId": one["VersionId"]}
@@ -72,6 +79,8 @@ def _empty(s3: Any, bucket: str) -> None:
         ]
         for start in range(0, len(there), BATCH):
             s3.delete_objects(Bucket=bucket, Delete={"Objects": there[start : start + BATCH], "Quiet": True})
+        keys += [one["Key"] for one in there]
+    return keys
 
 
 def _setting(
