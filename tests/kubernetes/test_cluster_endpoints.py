@@ -2,107 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-import uuid
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 import ekiben as ek
 from ekiben.emulators.kubernetes.chosen import Chosen
-from ekiben.kubernetes import placeholder
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.endpoint import Endpoint
-from ekiben.kubernetes.facts import COMPONENT, TRAFFIC, EndpointFacts, labels
-from ekiben.kubernetes.pods import pod, secret_variable
+from ekiben.kubernetes.facts import COMPONENT
 from ekiben.revisions import revision_id
 from tests.waiting import until
 
 from .conftest import platform
+from .endpoints import endpoint, on_knative, version
 from .stack import Stack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-# What a server of Ekiben's says of itself, without a model: the second version does not start.
-SERVER = """
-import http.server, json, os, sys, time
-if os.environ.get("EKIBEN_MODEL_VERSION") == "tiny:2":
-    sys.exit("the model cannot be read: bad magic")
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    asked = 0
-    def do_GET(self):
-        if self.path != "/metrics": return self.say(200, {})
-        counted = 'x_request_total{endpoint="/predict",http_response_code="200"} %d\\nx_request_total{endpoint="/readyz"} 9\\n'
-        seen = 'x_request_duration_seconds_bucket{endpoint="/predict",le="%s"} %d\\n'
-        body = (counted % Handler.asked + seen % ("0.1", Handler.asked) + seen % ("+Inf", Handler.asked)).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        token = self.headers.get("x-ekiben-token")
-        if token != os.environ["EKIBEN_SERVER_TOKEN"]: return self.say(401, {"error": "no"})
-        Handler.asked += 1
-        self.say(200, {"said": json.loads(body or b"null"), "by": os.environ.get("EKIBEN_MODEL_VERSION", "nobody")})
-    def say(self, status, told):
-        body = json.dumps(told).encode()
-        self.send_response(status)
-        for name, value in (("content-type", "application/json"), ("content-length", str(len(body))),
-                            ("x-ekiben-revision", os.environ.get("EKIBEN_SERVER_REVISION", ""))):
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("", int(os.environ.get("PORT", 8080))), Handler).serve_forever()
-"""
-PORT = 8080
-
-
-def version(stack: Stack, number: int) -> ek.ModelVersion:
-    data = b"bento %d" % number
-    digest = hashlib.sha256(data).hexdigest()
-    stack.store.put(f"{stack.bucket}/bentos/{digest}.tar", data)
-    return ek.ModelVersion(
-        model="tiny", version=number, key=f"run-{number}", digest=digest, bento_uri=f"{stack.bucket}/bentos/{digest}.tar",
-        created_at="", created_by="me",
-    )  # fmt: skip
-
-
-def endpoint(stack: Stack, backend: str, **facts: Any) -> Endpoint:
-    """As the deploy face leaves it: its token, and its shell without a model."""
-    name = f"api-{uuid.uuid4().hex[:6]}"
-    shape = pod(
-        "server", stack.image, vcpu=0.1, memory_mib=64, command=["python3", "-c", SERVER], ports=[{"containerPort": PORT}],
-        variables=[secret_variable("EKIBEN_SERVER_TOKEN", "keys", "access_key_id")], writable_mib=16,
-    )  # fmt: skip
-    stack.make("Secret", {"metadata": {"name": f"{name}-token"}, "stringData": {"token": "testing"}})
-    given = {
-        "namespace": stack.namespace, "backend": backend, "service": name, "pod": shape, "s3": stack.s3.to_dict(),
-        "storage_uri": stack.bucket, "model": "tiny@champion", "template_uri": "", "template_sha256": "", "drain_s": 1.0,
-        "url": f"http://{name}.{stack.namespace}.svc:{PORT}", "token_secret": f"{name}-token", "max_instances": 4, **facts,
-    }  # fmt: skip
-    part = ek.Part(
-        name=name, kind="endpoint", provider="kubernetes", ref=name, facts=EndpointFacts.from_dict(given).to_dict()
-    )
-    whose = labels(platform(), part)
-    if backend == "deployments":
-        spec = {"selector": {COMPONENT: name, TRAFFIC: "yes"}, "ports": [{"name": "http", "port": PORT}]}
-        stack.make("Service", {"metadata": {"name": name, "labels": whose}, "spec": spec})
-    else:
-        empty = pod(
-            "server", stack.image, vcpu=0.1, memory_mib=64, command=["python3", "-c", placeholder.SOURCE],
-            ports=[{"containerPort": PORT}], writable_mib=1,
-        )  # fmt: skip
-        template = {"metadata": {"labels": whose}, "spec": empty}
-        spec = {"template": template, "traffic": [{"latestRevision": True, "percent": 100}]}
-        stack.make("KnativeService", {"apiVersion": "serving.knative.dev/v1", "kind": "Service",
-                                      "metadata": {"name": name, "labels": whose}, "spec": spec})  # fmt: skip
-    return Endpoint(part, platform(part))
 
 
 def answers(one: Endpoint, count: int) -> Counter[str]:
@@ -174,12 +92,7 @@ def test_deployments_live_through_releases(stack: Stack) -> None:
 
 
 def test_knative_lives_through_releases(stack: Stack, emulated_knative: Chosen) -> None:
-    config = emulated_knative.config
-    one = endpoint(stack, "knative", ingress_url=config["ekiben:ingressUrl"])
-    one._facts = one._made._facts = replace(
-        one._facts, url=f"http://{one.part.name}.{stack.namespace}.{config['ekiben:domain']}"
-    )
-    lives_through_releases(stack, one, (50, 50))
+    lives_through_releases(stack, on_knative(stack, emulated_knative), (50, 50))
 
 
 def test_a_split_that_pods_cannot_make_is_refused_with_what_to_do(stack: Stack) -> None:

@@ -42,6 +42,10 @@ def emulate(
         bool,
         typer.Option("--knative/--no-knative", help="kubernetes: have Knative Serving in it, which is built first."),
     ] = True,
+    gateway: Annotated[
+        bool,
+        typer.Option("--gateway", help="kubernetes: have the Gateway API in it, and a Gateway that serves HTTPRoutes."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Start an AWS of this project or a Kubernetes of this user on this machine, and print the environment that leads to it.
@@ -62,7 +66,7 @@ def emulate(
     if provider is Emulated.KUBERNETES:
         if port:
             raise SpecError("--port is of the emulated AWS; a cluster has an address of its own.")
-        _kubernetes(stop=stop, status=status, fresh=fresh, knative=knative, json=json)
+        _kubernetes(stop=stop, status=status, fresh=fresh, knative=knative, gateway=gateway, json=json)
     else:
         if fresh:
             raise SpecError("--fresh is of the emulated Kubernetes; an AWS that is stopped forgets everything.")
@@ -91,7 +95,7 @@ def _aws(*, stop: bool, status: bool, port: int, json: bool) -> None:
         show.line(_exports(server))
 
 
-def _kubernetes(*, stop: bool, status: bool, fresh: bool, knative: bool, json: bool) -> None:
+def _kubernetes(*, stop: bool, status: bool, fresh: bool, knative: bool, gateway: bool, json: bool) -> None:
     from ekiben.emulators.kubernetes import chosen
     from ekiben.engine.environment import exports
 
@@ -112,6 +116,7 @@ def _kubernetes(*, stop: bool, status: bool, fresh: bool, knative: bool, json: b
         chosen.keep()
         assert cluster is not None
         cluster = chosen.with_knative(cluster, show.say) if knative else cluster
+        cluster = chosen.with_gateway(cluster, show.say) if gateway else cluster
     if json:
         show.to_json(_cluster(cluster))
     elif status:

@@ -22,10 +22,12 @@ from ekiben.records import ModelVersion, Part, Platform, Revision, RevisionState
 from ekiben.revisions import revision_id
 from ekiben.waiting import looks
 
-__all__ = ["Deployments", "pods_by_weight"]
+__all__ = ["Deployments", "pods_by_weight", "route"]
 
 PORT = 8080
 WEIGHT, TAG = "ekiben.dev/weight", "ekiben.dev/tag"
+# Gateways say of each generation of a route whether they follow it.
+ROUTE_TIMEOUT_S = 60.0
 CHANGE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 600.0, 0.1, 2.0
 # Until every node knows that a pod is not to be asked any more.
 LEAVE_S, LEAVE_TIMEOUT_S = 5, 60.0
@@ -144,8 +146,9 @@ class Deployments:
             ids = [one["metadata"]["labels"][REVISION] for one in self._made(operation)
                    if id in (one["metadata"]["labels"][REVISION], one["metadata"]["annotations"].get(TAG))]  # fmt: skip
             name = self.name(ids[0] if ids else id)
-        elif self._facts.route and self._facts.ingress_url:
-            return Address(url=self._facts.ingress_url, host=self._facts.url.partition("://")[2])
+        elif self._facts.route:
+            # The endpoint's own Service has no pods then: only the gateway knows who has the traffic.
+            return Address(url=self._facts.ingress_url or self._facts.url, host=self._facts.url.partition("://")[2])
         url = f"http://{name}.{self._facts.namespace}.svc:{PORT}" if inside() else ""
         return Address(url=url, service=f"{name}:{PORT}")
 
@@ -206,8 +209,25 @@ class Deployments:
                 return
 
     def _route(self, weights: Mapping[str, float], operation: str) -> None:
+        """Set the route's weights, and wait until its gateway follows. Raises Unavailable where none does."""
         refs = [{"name": self.name(id), "port": PORT, "weight": round(100 * weight)} for id, weight in weights.items()]
-        self._cluster.patch("HTTPRoute", self._facts.route, {"spec": {"rules": [{"backendRefs": refs}]}}, operation)
+        route = self._facts.route
+        made = self._cluster.patch("HTTPRoute", route, {"spec": {"rules": [{"backendRefs": refs}]}}, operation)
+        for _ in looks(ROUTE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            told = (self._cluster.get("HTTPRoute", route, operation).get("status") or {}).get("parents") or ()
+            said = [one for parent in told for one in parent.get("conditions") or () if one["type"] == "Accepted"
+                    and one.get("observedGeneration", 0) >= made["metadata"]["generation"]]  # fmt: skip
+            if refused := [str(one.get("message", "")) for one in said if one["status"] == "False"]:
+                raise Unavailable(
+                    "kubernetes", operation, f"the gateway does not follow its HTTPRoute: {refused[0]}",
+                    "Look at the route, and at the Gateway",
+                )  # fmt: skip
+            if said:
+                return
+        raise Unavailable(
+            "kubernetes", operation, f"no gateway has followed the HTTPRoute {route!r} after {ROUTE_TIMEOUT_S:g} s",
+            "See that the Gateway that the stack's config names is there, and repeat it",
+        )  # fmt: skip
 
     def _autoscale(self, deployment: Mapping[str, Any], operation: str) -> None:
         meta, least = deployment["metadata"], max(self._facts.min_instances, 1)
@@ -242,6 +262,15 @@ def pods_by_weight(weights: Mapping[str, float], least: int, most: int) -> dict[
         f"Without Knative and without a gateway traffic is split by pods, and max_instances={most} of them do not make {asked}. "
         "Name a gateway in the stack's config (ekiben:gateway), raise max_instances, or split it otherwise."
     )
+
+
+def route(gateway: str, host: str, service: str) -> dict[str, Any]:
+    """The spec of the HTTPRoute of an endpoint without a revision, on the Gateway NAMESPACE/NAME; `shift` changes its rules."""
+    namespace, _, name = gateway.partition("/")
+    return {
+        "parentRefs": [{"name": name, "namespace": namespace}], "hostnames": [host],
+        "rules": [{"backendRefs": [{"name": service, "port": PORT}]}],
+    }  # fmt: skip
 
 
 def _owner(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ekiben.bentos import environment
-from ekiben.errors import NotFound, PreconditionFailed, ProviderError, Unavailable, Unsupported
+from ekiben.errors import NoCapacity, NotFound, PreconditionFailed, ProviderError, Unavailable, Unsupported
 from ekiben.kubernetes.calls import Address
 from ekiben.kubernetes.client import JSON_PATCH, Cluster, inside
 from ekiben.kubernetes.errors import Trouble, trouble_of
@@ -281,6 +281,9 @@ def _state(revision: Mapping[str, Any]) -> tuple[RevisionState, str]:
         return "ready", ""
     if ready.get("status") == "False":
         trouble = trouble_of(None, (), conditions.values())
+        if trouble and trouble.kind is NoCapacity:
+            # Knative takes it back when a pod that ends, or a node that comes, has made room.
+            return "starting", str(trouble)
         return "failed", str(trouble) if trouble else f"{ready.get('reason', '')}: {ready.get('message', '')}"
     waits: Trouble | None = trouble_of(None, (), conditions.values())
     return "starting", str(waits) if waits else ""

@@ -8,7 +8,10 @@ WHY = "the endpoint has no model yet: release one, with `ekiben release`"
 
 # The program of a container on a stock Python image, which listens where a server would.
 SOURCE = f"""\
-import http.server, json
+import http.server, json, signal, sys
+
+# The first process of a container ignores what it does not handle, and the pod would last for its whole grace.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -89,6 +89,7 @@ def interpreter(lock: Path, home: Path, wheels: Path) -> str:
             "install",
             "--no-input",
             "--disable-pip-version-check",
+            "--no-compile",  # what the job imports is compiled then, which is little of what it has
         ]
     else:
         install = ["uv", "pip", "install", "--python", python]

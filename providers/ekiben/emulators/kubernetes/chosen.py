@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ekiben.emulators.kubernetes import launch
+from ekiben.emulators.kubernetes import gateway, launch
 from ekiben.emulators.kubernetes.layout import state_dir
 from ekiben.errors import EkibenError, Unavailable
 
-__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "stop", "with_knative"]
+__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "stop", "with_gateway", "with_knative"]
 
 NAME = "ekiben"
 KIND_START_S = 600.0
@@ -74,6 +74,14 @@ def with_knative(there: Chosen, say: Say = lambda line: None) -> Chosen:
     Raises what `launch.install_knative` does.
     """
     return replace(there, config=launch.install_knative(say).config) if there.origin == "own" else there
+
+
+def with_gateway(there: Chosen, say: Say = lambda line: None) -> Chosen:
+    """The cluster, and the Gateway API in it where it is our own; others have what they have. Raises what `gateway.ensure` does."""
+    if there.origin != "own":
+        return there
+    gateway.ensure(Path(there.kubeconfig), say)
+    return replace(there, config={**there.config, **gateway.CONFIG})
 
 
 def stop(environ: Mapping[str, str] = os.environ) -> Chosen | None:

@@ -21,7 +21,7 @@ from ekiben.emulators.kubernetes.api import Api, Refused
 from ekiben.emulators.kubernetes.layout import INGRESS_INSIDE, INGRESS_NAME, NODE, REGISTRY, Layout
 from ekiben.errors import Unavailable
 
-__all__ = ["CONFIG", "MODULE", "ensure", "installed", "objects"]
+__all__ = ["CONFIG", "MODULE", "Paths", "Say", "ensure", "installed", "objects", "wait"]
 
 VERSION = "v0.42.2"
 PARTS = ("activator", "autoscaler", "controller", "queue", "webhook")
@@ -90,11 +90,11 @@ def _ensure(api: Api, at: Layout, say: Say) -> None:
     deadline = time.monotonic() + PATIENCE_S
     if _stamp(at) != stamp:
         say("Installing Knative Serving")
-        paths = _Paths(api)
+        paths = Paths(api)
         first = [one for one in wanted if one["kind"] in ("Namespace", "CustomResourceDefinition")]
         for one in first:
             api.apply(paths.of(one), one)
-        _wait(deadline, "its kinds", lambda: all(paths.established(one) for one in first))
+        wait(deadline, "its kinds", lambda: all(paths.established(one) for one in first))
         for one in wanted:
             if one not in first:
                 api.apply(paths.of(one), one)
@@ -103,8 +103,8 @@ def _ensure(api: Api, at: Layout, say: Say) -> None:
         fresh.replace(at.state / MARK)
     for name in PARTS:
         if name != "queue":
-            _wait(deadline, f"its {name}", lambda name=name: _available(api, name))  # type: ignore[misc]
-    _wait(deadline, "its admission", lambda: _takes_a_service(api))
+            wait(deadline, f"its {name}", lambda name=name: _available(api, name))  # type: ignore[misc]
+    wait(deadline, "its admission", lambda: _takes_a_service(api))
 
 
 def objects(manifests: Iterable[Object], references: Mapping[str, str]) -> list[Object]:
@@ -169,7 +169,7 @@ def _manifests() -> list[Object]:
 
 
 @dataclass
-class _Paths:
+class Paths:
     """Where objects are in the API, by what it says of itself."""
 
     api: Api
@@ -238,11 +238,11 @@ def _takes_a_service(api: Api) -> bool:
     return True
 
 
-def _wait(deadline: float, what: str, there: Callable[[], bool]) -> None:
+def wait(deadline: float, what: str, there: Callable[[], bool]) -> None:
+    """Return when something is there. Raises Unavailable after the deadline, with what was waited for."""
     while not there():
         if time.monotonic() > deadline:
             raise Unavailable(
-                "kubernetes", "install Knative Serving", f"{what} did not come up within {PATIENCE_S:g} s",
-                f"See `kubectl get pods --namespace {NAMESPACE}`",
+                "kubernetes", f"install {what}", "it did not come up in time", f"See `kubectl get pods --namespace {NAMESPACE}`",
             )  # fmt: skip
         time.sleep(POLL_S)

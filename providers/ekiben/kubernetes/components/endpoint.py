@@ -20,6 +20,7 @@ from ekiben.kubernetes.components.registry import Registry
 from ekiben.kubernetes.components.resources import Keys, Made
 from ekiben.kubernetes.components.serving import has_knative
 from ekiben.kubernetes.components.storage import Storage, storage_of
+from ekiben.kubernetes.deployments import route
 from ekiben.kubernetes.facts import COMPONENT, S3, TRAFFIC
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod, s3_variables, secret_variable, variable
@@ -116,7 +117,7 @@ class Endpoint(Kubernetes, components.Endpoint):
                 *seen,
                 *token,
             )
-        routes = [rule("gateway.networking.k8s.io", "httproutes", "patch", self.name)]
+        routes = [rule("gateway.networking.k8s.io", "httproutes", "get patch", self.name)]
         return (
             rule("apps", "deployments", "create delete get list patch"),
             rule("autoscaling", "horizontalpodautoscalers", "create delete"),
@@ -219,7 +220,6 @@ def on_deployments(endpoint: Endpoint, left: Made) -> dict[str, Any]:
     inside = endpoint.namespace.apply(lambda name: f"{endpoint.name}.{name}.svc")
     if not program.settings.gateway:
         return {"url": pulumi.Output.concat("http://", inside, f":{PORT}")}
-    of, _, gateway = program.settings.gateway.partition("/")
     domain = program.settings.domain or "svc.cluster.local"
     host = endpoint.namespace.apply(lambda name: f"{endpoint.name}.{name}.{domain}")
     k8s.apiextensions.CustomResource(
@@ -227,11 +227,7 @@ def on_deployments(endpoint: Endpoint, left: Made) -> dict[str, Any]:
         api_version="gateway.networking.k8s.io/v1",
         kind="HTTPRoute",
         metadata=endpoint.meta(),
-        spec={
-            "parentRefs": [{"name": gateway, "namespace": of}],
-            "hostnames": [host],
-            "rules": [{"backendRefs": [{"name": endpoint.name, "port": PORT}]}],
-        },
+        spec=host.apply(lambda name: route(program.settings.gateway, name, endpoint.name)),
         opts=pulumi.ResourceOptions.merge(
             endpoint.opts(depends_on=[service]), pulumi.ResourceOptions(ignore_changes=["spec.rules"])
         ),

@@ -1,1 +1,1 @@
-"""A small ingress for Knative: KIngress objects in, requests by host and path out to the revisions' pods."""
+"""A small ingress: KIngress objects and HTTPRoutes in, requests by host and path out to the revisions' pods."""

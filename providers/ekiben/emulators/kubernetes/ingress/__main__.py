@@ -15,7 +15,7 @@ from ekiben.errors import EkibenError, MissingDependency, Unavailable
 try:
     from aiohttp import web
 
-    from ekiben.emulators.kubernetes.ingress import following, routes, status
+    from ekiben.emulators.kubernetes.ingress import following, gateway, routes, status
     from ekiben.emulators.kubernetes.ingress.backends import Backends
     from ekiben.emulators.kubernetes.ingress.proxy import Limits, Proxy
 except ImportError as missing:
@@ -31,7 +31,7 @@ logger = logging.getLogger("ekiben.emulators.kubernetes.ingress")
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m ekiben.emulators.kubernetes.ingress", description="An ingress for Knative."
+        prog="python -m ekiben.emulators.kubernetes.ingress", description="An ingress for Knative and HTTPRoutes."
     )
     parser.add_argument("--kubeconfig", required=True, type=Path)
     parser.add_argument("--listen", required=True, help="HOST:PORT for callers from outside; port 0: any free one")
@@ -79,16 +79,21 @@ async def serve(
     found: dict[str, dict[str, following.Object]] = {"services": backends.services, "endpoints": backends.endpoints}
     listed: set[str] = set()
     ingresses: dict[str, following.Object] = {}
+    httproutes: dict[str, following.Object] = {}
+
+    routes_at = f"{gateway.PATH}/httproutes"
 
     def seen(kind: str) -> None:
         listed.add(kind)
-        if kind == "ingresses":
+        if kind in found:
+            backends.changed()
+        else:
             served = {key: one for key, one in ingresses.items() if routes.ours(one, ingress_class)}
+            served |= {f"{routes.HTTPROUTE}{key}": one for key, one in httproutes.items() if gateway.attached(one)}
             proxy.table = routes.Table.of(served)
             teller.look(served, proxy.table.wrong)
-        else:
-            backends.changed()
-        if len(listed) == 3:
+        # A cluster need not have both Knative and the Gateway API.
+        if listed.issuperset(found) and len(listed) > len(found):
             proxy.known.set()
 
     try:
@@ -101,6 +106,7 @@ async def serve(
         tasks.append(
             asyncio.create_task(following.follow(api, f"{status.PATH}/ingresses", ingresses, lambda: seen("ingresses")))
         )
+        tasks.append(asyncio.create_task(following.follow(api, routes_at, httproutes, lambda: seen("httproutes"))))
         tasks.append(asyncio.create_task(_tell(proxy, teller)))
         stop = asyncio.create_task(told.wait())
         done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)

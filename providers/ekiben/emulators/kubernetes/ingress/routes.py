@@ -1,4 +1,4 @@
-"""Where requests go: the table that KIngress objects make, and what of it one request meets."""
+"""Where requests go: the table that KIngress objects and HTTPRoutes make, and what of it one request meets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from ekiben.emulators.kubernetes.ingress import gateway
 from ekiben.emulators.kubernetes.ingress.following import Object
 
-__all__ = ["CLASS", "CLASS_ANNOTATIONS", "Path", "Split", "Table", "ours"]
+__all__ = ["CLASS", "CLASS_ANNOTATIONS", "HTTPROUTE", "Path", "Split", "Table", "ours"]
 
 CLASS = "ingress.ekiben.dev"
 CLASS_ANNOTATIONS = ("networking.knative.dev/ingress.class", "networking.knative.dev/ingress-class")
 CLUSTER_LOCAL = "ClusterLocal"
+# Before the key of an HTTPRoute, where it is among KIngresses.
+HTTPROUTE = "HTTPRoute "
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -63,11 +66,12 @@ class Table:
 
     @classmethod
     def of(cls, ingresses: Mapping[str, Object]) -> Table:
-        """The table of these objects. Where two ask for one host, the older one has it."""
+        """The table of these objects, HTTPRoutes by keys of their own. Where two ask for one host, the older one has it."""
         table = cls()
         for key in sorted(ingresses, key=lambda key: (ingresses[key]["metadata"].get("creationTimestamp", ""), key)):
             try:
-                table._add(ingresses[key])
+                one = ingresses[key]
+                table._add(gateway.as_ingress(one) if key.startswith(HTTPROUTE) else one)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 table.wrong[key] = f"it cannot be read: {error!r}"
         return table

@@ -1,4 +1,4 @@
-"""What the ingress says of a KIngress: that its generation is served, and where; or why it is not."""
+"""What the ingress says of a KIngress or an HTTPRoute: that its generation is served, and where; or why it is not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 
 import aiohttp
 
+from ekiben.emulators.kubernetes.ingress import gateway
 from ekiben.emulators.kubernetes.ingress.following import Object
+from ekiben.emulators.kubernetes.ingress.routes import HTTPROUTE
 
 __all__ = ["PATH", "Teller", "wanted"]
 
@@ -63,17 +65,21 @@ class Teller:
         while True:
             await self._look.wait()
             self._look.clear()
-            for key, ingress in list(self._served.items()):
-                status = wanted(ingress, self._wrong.get(key, ""), *self._names)
-                if status != ingress.get("status") and not await self._write(ingress, status):
+            for key, one in list(self._served.items()):
+                why_not = self._wrong.get(key, "")
+                if key.startswith(HTTPROUTE):
+                    place, status = f"{gateway.PATH}/{{}}/httproutes", gateway.wanted(one, why_not)
+                else:
+                    place, status = f"{PATH}/{{}}/ingresses", wanted(one, why_not, *self._names)
+                if status != one.get("status") and not await self._write(place, one, status):
                     self._look.set()
             if self._look.is_set():
                 await asyncio.sleep(PAUSE_S)
 
-    async def _write(self, ingress: Object, status: Object) -> bool:
+    async def _write(self, place: str, ingress: Object, status: Object) -> bool:
         """True when it is written, or need not be: whoever changed the object meanwhile is followed anyway."""
         about = ingress["metadata"]
-        path = f"{PATH}/namespaces/{about['namespace']}/ingresses/{about['name']}/status"
+        path = f"{place.format('namespaces/' + about['namespace'])}/{about['name']}/status"
         body = {"metadata": {"resourceVersion": about["resourceVersion"]}, "status": status}
         try:
             async with self._api.patch(

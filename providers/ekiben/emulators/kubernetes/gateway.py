@@ -1,0 +1,80 @@
+"""The Gateway API in the cluster: its kinds from its own module, and a Gateway that is the cluster's ingress."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ekiben.emulators.kubernetes import binaries, knative
+from ekiben.emulators.kubernetes.api import Api
+from ekiben.emulators.kubernetes.ingress.gateway import CONTROLLER, GATEWAY
+
+__all__ = ["CONFIG", "MODULE", "ensure"]
+
+# https://gateway-api.sigs.k8s.io
+MODULE = binaries.Module(path="sigs.k8s.io/gateway-api", version="v1.5.0", packages={})
+MANIFESTS = "config/crd/standard"
+KINDS = ("GatewayClass", "Gateway", "HTTPRoute")
+# What a stack's config says to use it, beside what it says of an ingress.
+CONFIG = {key: value for key, value in knative.CONFIG.items() if key != "ekiben:knative"} | {"ekiben:gateway": GATEWAY}
+CLASS = "ekiben"
+PATIENCE_S = 120.0
+Object = dict[str, Any]
+
+
+def ensure(kubeconfig: Path, say: knative.Say = lambda line: None) -> None:
+    """Have the kinds and the Gateway in the cluster; returns when routes are taken. Repeating is safe.
+
+    Raises what `binaries.sources` does, and Unavailable where the cluster does not come to know them.
+    """
+    api = Api(kubeconfig)
+    paths, deadline = knative.Paths(api), time.monotonic() + PATIENCE_S
+    kinds = _manifests()
+    if not all(paths.established(one) for one in kinds):
+        say("Installing the Gateway API")
+        for one in kinds:
+            api.apply(paths.of(one), one)
+        knative.wait(deadline, "the Gateway API", lambda: all(paths.established(one) for one in kinds))
+    for one in _gateway():
+        api.apply(paths.of(one), one)
+
+
+def _gateway() -> list[Object]:
+    namespace, _, name = GATEWAY.partition("/")
+    labels = {"app.kubernetes.io/managed-by": "ekiben"}
+    version = "gateway.networking.k8s.io/v1"
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}},
+        {
+            "apiVersion": version, "kind": "GatewayClass", "metadata": {"name": CLASS, "labels": labels},
+            "spec": {"controllerName": CONTROLLER},
+        },
+        {
+            "apiVersion": version, "kind": "Gateway", "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": {"gatewayClassName": CLASS, "listeners": [listener]},
+        },
+    ]  # fmt: skip
+
+
+def _manifests() -> list[Object]:
+    """The kinds that a route needs; from the cache where they are, so that Go is asked once."""
+    import yaml
+
+    place = binaries.cache() / f"gateway-{MODULE.version}.json"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with (place.parent / "lock").open("a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = Path(binaries.sources(MODULE, MODULE.path)[MODULE.path], MANIFESTS)
+        found = [yaml.safe_load(path.read_text("utf-8")) for path in sorted(folder.glob("*.yaml"))]
+        wanted = [
+            one for one in found if one["kind"] == "CustomResourceDefinition" and one["spec"]["names"]["kind"] in KINDS
+        ]
+        fresh = place.with_name(f".{place.name}.new")
+        fresh.write_text(json.dumps(wanted), encoding="utf-8")
+        fresh.replace(place)
+    return list(json.loads(place.read_text("utf-8")))
