@@ -1,6 +1,6 @@
 """`python -m tests.crash --seed 1 --points 100 --json`: kill -9 at that many points of the whole loop, and say what came of it.
 
-With `--provider aws`: at that many points of `up` on an emulated AWS.
+With `--provider aws`: at that many points of `up` on an emulated AWS; with `kubernetes`, on this user's own cluster.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 
+from tests.crash.clouds import CLOUDS
 from tests.crash.loop import Loop
 from tests.crash.plan import plan, plan_of_ups
 from tests.crash.ups import Ups
@@ -25,7 +26,7 @@ def main() -> int:
         "--seed", type=int, default=1, help="the same seed kills the same victims after the same delays"
     )
     parser.add_argument("--points", type=int, default=100, help="how many are killed")
-    parser.add_argument("--provider", choices=("local", "aws"), default="local", help="where the project runs")
+    parser.add_argument("--provider", choices=("local", *CLOUDS), default="local", help="where the project runs")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of text")
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr while it runs")
     args = parser.parse_args()
@@ -35,7 +36,7 @@ def main() -> int:
         args.quiet or print(f"[{time.monotonic() - began:6.1f}] {line}", file=sys.stderr, flush=True)
 
     local = args.provider == "local"
-    loop = Loop(say) if local else Ups(say)
+    loop = Loop(say) if local else Ups(CLOUDS[args.provider](), say)
     os.environ["TMPDIR"] = str(loop.temporary)
     tempfile.tempdir = None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

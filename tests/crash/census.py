@@ -1,15 +1,21 @@
-"""What an emulated AWS holds, asked of each service by itself: how many there are of each type of Pulumi's."""
+"""What an emulated AWS holds, asked of each service by itself: how many there are of each type of Pulumi's; and what a cluster
+holds of a project, whatever its labels are."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from ekiben.emulators.aws.plugin.kind import found
+from ekiben.errors import NotFound
+from ekiben.kubernetes.client import Cluster
+from ekiben.kubernetes.inventory import kinds
 from ekiben.testing import EmulatedAws
 
-__all__ = ["census"]
+__all__ = ["census", "named"]
 
 # AWS's own.
 DEFAULT = "default"
@@ -18,6 +24,18 @@ DEFAULT = "default"
 def census(aws: EmulatedAws) -> Counter[str]:
     """Type -> how many, of those that can outlive the stack that made them."""
     return Counter(_all(aws))
+
+
+def named(text: str) -> Iterator[dict[str, Any]]:
+    """Every object of the cluster, in whatever namespace and of whatever kind, in which that text is; `path` is where it is, where
+    it is in no namespace."""
+    cluster, operation = Cluster("default"), "count what there is"
+    for kind in kinds(cluster, operation):
+        with suppress(NotFound):  # the kind went meanwhile
+            for thing in cluster.pages(f"{kind.root}/{kind.plural}", operation, {}):
+                if text in json.dumps(thing):
+                    path = f"{kind.root}/{kind.plural}/{thing['metadata']['name']}"
+                    yield {**thing, "apiVersion": kind.root.partition("/")[2], "kind": kind.name, "path": path}
 
 
 def _all(aws: EmulatedAws) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from tests.waiting import PATIENCE_S
 __all__ = ["PROJECT", "STACK", "Broken", "Stack"]
 
 PROJECT = Path(__file__).parent / "project"
-STACK = "crash"
+NAME = STACK = "crash"
 TRIES = 3
 COMMAND_S = 600
 
@@ -30,23 +31,25 @@ class Broken(Exception):
 
 
 class Stack:
-    """One stack of a copy of the project. say: told what goes on; config: the stack's. mended: the phases in which no engine runs,
-    which would mend what was killed.
+    """One stack of a copy of the project. say: told what goes on; config: the stack's; name: the project's. mended: the phases in
+    which no engine runs, which would mend what was killed.
     """
 
     mended: tuple[str, ...] = ()
     number = 0
 
-    def __init__(self, config: Mapping[str, object], say: Callable[[str], None]) -> None:
+    def __init__(self, config: Mapping[str, object], say: Callable[[str], None], name: str = NAME) -> None:
         self.say = say
         self.root = Path(tempfile.mkdtemp(prefix="ekiben-crash-")).resolve()
         shutil.copytree(PROJECT, self.root, dirs_exist_ok=True)
-        lines = [f"  {key}: {str(value).lower()}\n" for key, value in config.items()]
+        settings = self.root / "Pulumi.yaml"
+        settings.write_text(settings.read_text("utf-8").replace(f"name: {NAME}\n", f"name: {name}\n"), encoding="utf-8")
+        lines = [f"  {key}: {json.dumps(value)}\n" for key, value in config.items()]
         (self.root / f"Pulumi.{STACK}.yaml").write_text("config:\n" + "".join(lines))
         self.temporary = self.root / "tmp"
         self.temporary.mkdir()
         self.state_dir = self.root / ".ekiben" / STACK
-        self.checkpoint = self.root / ".ekiben" / ".pulumi" / "stacks" / "crash" / f"{STACK}.json"
+        self.checkpoint = self.root / ".ekiben" / ".pulumi" / "stacks" / name / f"{STACK}.json"
         self.violations: list[str] = []
         self.killed: Counter[str] = Counter()
         self.missed: list[Point] = []

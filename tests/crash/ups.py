@@ -1,61 +1,46 @@
-"""`up` on an emulated AWS, killed in the middle: the next `up` or `destroy` ends clean, and nothing is left."""
+"""`up` on an emulated AWS or on a cluster, killed in the middle: the next `up` or `destroy` ends clean, and nothing is left."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ekiben.aws import begun
-from ekiben.emulators import aws, stacks
-from ekiben.testing import EmulatedAws
 from tests.crash import invariants
-from tests.crash.census import census
+from tests.crash.clouds import Cloud
 from tests.crash.plan import Point
 from tests.crash.stack import STACK, Broken, Stack
 from tests.crash.victims import Killer, find, left_over
 
-__all__ = ["RESOURCES", "Ups"]
+__all__ = ["Ups"]
 
 PLAIN = ("up", "--yes", "--skip-preview", "--non-interactive", "--color", "never")
 MAIN = "main: infra/"
-# As many as the program has, until that is known.
-RESOURCES = 82
 # The state is written at least so often while the second program takes the place of the first.
 CHANGES = 10
-# Ekiben makes the account's group of training jobs where there is none; it is no resource of its own in the state.
-BESIDE = Counter({"aws:cloudwatch/logGroup:LogGroup": 1})
-NEVER = "-never-made"
 
 
 class Ups(Stack):
     """The project in a cloud. `cycle` brings it up with a kill, then to its end, and takes it down."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__({"ekiben:provider": "aws", "ekiben:emulate": True, "aws:region": "us-east-1"}, say)
+    def __init__(self, cloud: Cloud, say: Callable[[str], None]) -> None:
+        super().__init__(cloud.config, say, cloud.project)
+        self.cloud = cloud
         settings = self.root / "Pulumi.yaml"
         settings.write_text(settings.read_text("utf-8").replace(MAIN, "main: cloud/"), encoding="utf-8")
         (self.root / "change.txt").write_text("0")
-        self.now, self.whole = "before all", RESOURCES
+        self.now, self.whole = "before all", cloud.resources
         self._run("destroy", "--yes")  # the emulator and the stack are there, and hold nothing
         self.variables: dict[str, str] = json.loads(self._run("env", "--json"))
         # Where its folder is on PATH already, `env` says nothing of PATH.
         self.pulumi = str(shutil.which("pulumi", path=self.variables.get("PATH")))
-        self.empty = census(self.cloud)
-
-    @property
-    def cloud(self) -> EmulatedAws:
-        server = stacks.found(self.root)
-        assert server is not None
-        return EmulatedAws(server)
+        cloud.begin(self.root)
 
     def end(self) -> None:
         super().end()
-        aws.stop(stacks.state_dir(self.root))
+        self.cloud.end()
 
     def cycle(self, number: int, points: list[Point]) -> None:
         (point,) = points
@@ -85,11 +70,8 @@ class Ups(Stack):
         state = json.loads(self.checkpoint.read_text("utf-8"))
         latest = state["checkpoint"]["latest"]
         self.whole = len(latest["resources"])
-        theirs = [one for one in latest["resources"] if one["type"].startswith("aws:")]
-        settings = {one["urn"] for one in theirs if one["type"] in begun.REPEATED}
         rest = [one for one in latest["resources"] if not one["custom"] or one["type"].startswith("pulumi:")]
-        pending = [_unseen(one, settings) for one in latest["resources"] if one not in rest]
-        pending += [_never(one, settings) for one in _one_of_each(theirs)]
+        pending = self.cloud.begun([one for one in latest["resources"] if one not in rest])
         latest |= {"resources": rest, "pending_operations": [{"type": "creating", "resource": one} for one in pending]}
         self.totals["unseen"] += len(pending)
         self.checkpoint.write_text(json.dumps(state), encoding="utf-8")
@@ -146,24 +128,20 @@ class Ups(Stack):
         state = self._state()
         if state.get("pending_operations"):
             yield f"{len(state['pending_operations'])} operations are pending after `up`"
-        there = census(self.cloud) - self.empty
-        known = Counter(one["type"] for one in state["resources"] if one["type"] in (begun.NAMED.keys() | begun.ASKED))
-        known += BESIDE
-        for type in sorted(there.keys() & known.keys()):
+        there, known = self.cloud.compared(state["resources"])
+        for type in sorted(there.keys() | known.keys()):
             if there[type] != known[type]:
                 yield f"after `up` there are {there[type]} {type}, and the state has {known[type]}"
 
     def _gone(self) -> None:
         self.now += ", after destroy"
         self._settled(lambda: [*invariants.of_engine(self.root, STACK), *self._at_work()])
-        self._wrong(
-            f"after destroy there are {count} {type}" for type, count in (census(self.cloud) - self.empty).items()
-        )
+        self._wrong(f"after destroy there are {count} {type}" for type, count in self.cloud.left().items())
 
     def _at_work(self) -> Iterator[str]:
         """Processes of an engine that has ended."""
         for words in left_over(self.root):
-            if any(part in words for part in ("pulumi", "ekiben.engine", "ekiben.emulators.aws.plugin")):
+            if any(part in words for part in ("pulumi", "ekiben.engine", ".plugin")):
                 yield f"after destroy there is the process: {words}"
 
     def _cleared(self) -> Iterator[str]:
@@ -174,29 +152,3 @@ class Ups(Stack):
             self._run("destroy", "--yes")
         except Broken as error:
             yield str(error)
-
-
-def _one_of_each(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({one["type"]: one for one in resources}.values())
-
-
-def _unseen(resource: dict[str, Any], settings: set[str]) -> dict[str, Any]:
-    """As it was begun. What is forgotten, because it is made again, is nobody's dependency any more."""
-    kept = [urn for urn in resource.get("dependencies", ()) if urn not in settings]
-    by_property = {
-        key: [urn for urn in urns if urn not in settings]
-        for key, urns in resource.get("propertyDependencies", {}).items()
-    }
-    return {**resource, "outputs": {}, "id": "", "dependencies": kept, "propertyDependencies": by_property}
-
-
-def _never(resource: dict[str, Any], settings: set[str]) -> dict[str, Any]:
-    """One of the same type that was begun, and not made."""
-    made = _unseen(copy.deepcopy(resource), settings)
-    made["urn"] += NEVER
-    for key in ("name", "bucket", "statementId", "targetId", "policyArn", "qualifier"):
-        if key in made["inputs"]:
-            made["inputs"][key] += NEVER
-    if "tags" in made["inputs"]:
-        made["inputs"]["tags"]["ekiben:component"] = "nobody"
-    return made

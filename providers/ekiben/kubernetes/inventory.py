@@ -10,10 +10,13 @@ from ekiben.errors import AccessDenied, NotFound, ProviderError
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.facts import PROJECT, STACK
 from ekiben.records import Platform
+from ekiben.waiting import looks
 
-__all__ = ["found"]
+__all__ = ["Kind", "found", "kinds"]
 
 READERS = 8
+# A cloud's volume takes some seconds to be deleted.
+GOING_S, FIRST_PAUSE_S, LAST_PAUSE_S = 60.0, 0.2, 2.0
 # What the cluster makes of others, and what is the record of something.
 DERIVED = frozenset({"endpoints", "endpointslices", "events", "podmetrics", "controllerrevisions"})
 
@@ -41,11 +44,10 @@ def found(
     namespace = str(facts.get("namespace") or f"{project}-{stack}")
     cluster = Cluster(namespace, str(facts.get("context") or config.get("kubernetes:context") or ""))
     operation = "look for what there is"
-    kinds = list(_kinds(cluster, operation))
+    all_kinds = list(kinds(cluster, operation))
     with ThreadPoolExecutor(READERS) as pool:
-        for kind, things in zip(
-            kinds, pool.map(lambda kind: _of_kind(cluster, kind, project, stack, operation), kinds), strict=True
-        ):
+        listed = pool.map(lambda kind: _of_kind(cluster, kind, project, stack, operation), all_kinds)
+        for kind, things in zip(all_kinds, listed, strict=True):
             for one in things:
                 meta = one["metadata"]
                 where = f"{meta['namespace']}/" if meta.get("namespace") else ""
@@ -54,18 +56,29 @@ def found(
                     f"{kind.root}/{kind.name}/{where}{meta['name']}",
                     dict(meta.get("labels") or {}),
                 )
-    # Who provisions volumes gives them no labels of their claims.
-    for volume in _listed(cluster, "api/v1/persistentvolumes", operation, {}) or ():
-        claim = (volume.get("spec") or {}).get("claimRef") or {}
-        if claim.get("namespace") == namespace:
-            yield (
-                volume["metadata"]["name"],
-                f"api/v1/PersistentVolume/{volume['metadata']['name']}",
-                {"claim": str(claim.get("name", ""))},
-            )
+    for volume in _volumes(cluster, namespace, operation):
+        name = volume["metadata"]["name"]
+        yield name, f"api/v1/PersistentVolume/{name}", {"claim": str(volume["spec"]["claimRef"].get("name", ""))}
 
 
-def _kinds(cluster: Cluster, operation: str) -> Iterator[Kind]:
+def _volumes(cluster: Cluster, namespace: str, operation: str) -> list[dict[str, Any]]:
+    """Those of the namespace's claims: who provisions them gives them no labels. One whose claim is gone is waited for, where
+    whoever made it deletes it."""
+    claims = f"api/v1/namespaces/{namespace}/persistentvolumeclaims"
+    for _ in looks(GOING_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+        volumes = _listed(cluster, "api/v1/persistentvolumes", operation, {}) or ()
+        found = [one for one in volumes if (one["spec"].get("claimRef") or {}).get("namespace") == namespace]
+        going = {
+            one["spec"]["claimRef"].get("name")
+            for one in found
+            if one["spec"].get("persistentVolumeReclaimPolicy") == "Delete"
+        }
+        if not going or going <= {one["metadata"]["name"] for one in _listed(cluster, claims, operation, {}) or ()}:
+            break
+    return found
+
+
+def kinds(cluster: Cluster, operation: str) -> Iterator[Kind]:
     """All that can be listed and deleted, in the version that the server prefers."""
     roots = ["api/v1"]
     for group in cluster.read("apis", operation).get("groups") or ():

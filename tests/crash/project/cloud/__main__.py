@@ -14,7 +14,9 @@ lake = cloud.Storage("lake")
 models = cloud.Registry("models", storage=lake)
 line = cloud.Training(
     "line",
-    ek.TrainingSpec(source="training_jobs/line", inputs={"points": "lake/points/"}, params={"change": change}),
+    ek.TrainingSpec(
+        source="training_jobs/line", inputs={"points": "lake/points/"}, params={"change": change}, spot=True
+    ),
     storage=lake,
 )
 api = cloud.Endpoint("line-api", ek.EndpointSpec(**asked), registry=models)
