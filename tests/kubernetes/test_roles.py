@@ -19,23 +19,26 @@ from .program import Recorded, rules, run
 FOLDER = Path(ek.__file__).parent / "kubernetes"
 # What everybody may, what only a person's credentials do, and what a pod has in its environment instead.
 OTHERWISE = {("authentication.k8s.io", "selfsubjectreviews", "create"), ("", "nodes", "list")}
+# A JobSet makes the Service by which the nodes of a TrainJob find each other.
+NOT_OF_TRAINJOBS = {("", "services", "create")}
+OF_TRAINJOBS = {("trainer.kubeflow.org", "trainingruntimes", "create")}
 ROOTS = {"api/v1": ""}
 
 
-def called(*names: str) -> set[tuple[str, str, str]]:
-    """(group, resource, verb) of each call of the API in these modules."""
+def called(*names: str, run: str = "Job") -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of each call of the API in these modules; run: what a run is."""
     found = set()
     for name in names:
         text = (FOLDER / name).read_text("utf-8")
-        for verb, kind in re.findall(r'cluster\.(get|list|create|patch|delete)\(\s*"(\w+)"', text):
-            root, plural = KINDS[kind]
+        for verb, kind in re.findall(r'cluster\.(get|list|create|patch|delete)\(\s*"?(self\._kind|\w+(?="))', text):
+            root, plural = KINDS[run if kind == "self._kind" else kind]
             found.add((ROOTS.get(root, root.removeprefix("apis/").rpartition("/")[0]), plural, verb))
         found |= {
             ("", f"pods/{what}", "get")
             for word, what in (("log", "log"), ("proxied_pod", "proxy"))
             if f"cluster.{word}(" in text
         }
-    return found - OTHERWISE
+    return found - OTHERWISE - (NOT_OF_TRAINJOBS if run == "TrainJob" else OF_TRAINJOBS)
 
 
 def allowed(told: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -89,6 +92,7 @@ def test_who_uses_an_endpoint_on_deployments_may_do_what_that_calls(project: Pat
 
 def test_a_call_without_a_rule_would_be_found() -> None:
     """The check itself: it reads what there is."""
+    assert ("trainer.kubeflow.org", "trainjobs", "patch") in called("training.py", run="TrainJob")
     assert ("batch", "jobs", "create") in called("training.py")
     assert ("apps", "deployments", "delete") in called("deployments.py")
     assert ("", "pods/proxy", "get") in called("measures.py")

@@ -44,6 +44,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "Deployment": ("apis/apps/v1", "deployments"),
     "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
     "Job": ("apis/batch/v1", "jobs"),
+    "TrainJob": ("apis/trainer.kubeflow.org/v1alpha1", "trainjobs"),
+    "TrainingRuntime": ("apis/trainer.kubeflow.org/v1alpha1", "trainingruntimes"),
     "KnativeRevision": ("apis/serving.knative.dev/v1", "revisions"),
     "KnativeService": ("apis/serving.knative.dev/v1", "services"),
     "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),

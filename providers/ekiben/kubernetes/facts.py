@@ -83,8 +83,8 @@ class RegistryFacts(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts(Record):
-    """spec: the TrainingSpec's JSON. pod: a PodSpec, whose first container, "job", has the image and the resources of one node;
-    a run adds its command, its variables, and restartPolicy. See `pods.pod`.
+    """spec: the TrainingSpec's JSON. pod: a PodSpec, whose first container, "job", has the image and the resources of one node; a
+    run adds its command, its variables, and restartPolicy. See `pods.pod`. kind: what a run is, an Indexed Job or a TrainJob.
 
     code_*: the bundle of its source, code: its git state; library_*: `packing.job_library("kubernetes/...")`; both archives lie in
     storage_uri. input_uris: input name -> s3:// prefix, in the same store. wheels_uri: a prefix with the wheels of the source's
@@ -105,6 +105,7 @@ class TrainingFacts(Record):
     code: dict[str, Any] = field(default_factory=dict)
     input_uris: dict[str, str] = field(default_factory=dict)
     wheels_uri: str = ""
+    kind: Literal["Job", "TrainJob"] = "Job"
     elastic: bool = False
     context: str = ""
 

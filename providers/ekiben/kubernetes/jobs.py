@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ekiben.errors import NoCapacity
+from ekiben.kubernetes import trainjobs
 from ekiben.kubernetes.bootstrap import command, variables
 from ekiben.kubernetes.facts import TrainingFacts, labels
 from ekiben.kubernetes.keys import FAILED, MASTER_PORT, job_name, run_key
@@ -39,21 +40,22 @@ def ask_of(part: Part, facts: TrainingFacts, job: Job, *, by: str, at: str) -> d
 def request(
     platform: Platform, part: Part, facts: TrainingFacts, ask: Mapping[str, Any], ask_uri: str
 ) -> dict[str, Any]:
-    """The Job for the ask that lies at `ask_uri`."""
+    """The Job for the ask that lies at `ask_uri`; of a TrainJob what it is to come to."""
     name, nodes = job_name(part.name, ask["id"], facts.storage_uri), ask["nodes"]
+    master = f"{trainjobs.job_of(name) if facts.kind == 'TrainJob' else name}-0.{name}"
     whose = labels(platform, part, run=ask["id"])
     pod = json.loads(json.dumps(facts.pod))
     container = pod["containers"][0]
     container["command"] = command("ekiben.kubernetes.container")
     container["env"] = [
         *container.get("env", ()), *s3_variables(facts.s3), *variables(facts.library_uri, facts.library_sha256),
-        variable("EKIBEN_ASK_URI", ask_uri), variable("EKIBEN_MASTER_NAME", f"{name}-0.{name}" if nodes > 1 else ""),
+        variable("EKIBEN_ASK_URI", ask_uri), variable("EKIBEN_MASTER_NAME", master if nodes > 1 else ""),
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]  # fmt: skip
     # The log of a pod that never came to log is the reason why it ended.
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"
     pod |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": ask["grace_s"] + STORE_S}
-    if nodes > 1:
+    if nodes > 1 and facts.kind == "Job":  # a JobSet does so by itself
         pod["subdomain"] = name
     whole_s = (ask["timeout_s"] + ask["grace_s"]) * (ask["retries"] + 1) + AROUND_S
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}

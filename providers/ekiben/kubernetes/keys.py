@@ -18,8 +18,8 @@ FAILED, INTERRUPTED = 42, 143
 EARLIER = "ekiben: of earlier pods, {} lines:"
 # Where node 0 is reached: that of `ekiben.job`.
 MASTER_PORT = 29500
-# The pods of an Indexed Job are NAME-INDEX-xxxxx, and hosts are NAME-INDEX: 63 characters at most.
-NAME_CHARS = 52
+# The pods of an Indexed Job are NAME-INDEX-xxxxx, of a TrainJob NAME-node-0-INDEX-xxxxx, and hosts begin so: 63 characters at most.
+NAME_CHARS = 45
 
 
 def run_key(training: str, run: str, rest: str = "") -> str:

@@ -11,8 +11,12 @@ from ekiben.kubernetes.facts import COMPONENT, REVISION, RUN
 
 __all__ = ["component", "deleted"]
 
-# What is made at run time; pods and endpoints go with what they belong to. A cluster need not have the last ones.
-KINDS = ("Job", "HorizontalPodAutoscaler", "Deployment", "Service", "Secret", "KnativeRevision", "HTTPRoute")
+# What is made at run time; pods and endpoints go with what they belong to. What makes others goes before them. A cluster need not
+# have all of these.
+KINDS = (
+    "TrainJob", "TrainingRuntime", "Job", "HorizontalPodAutoscaler", "Deployment", "Service", "Secret", "KnativeRevision",
+    "HTTPRoute",
+)  # fmt: skip
 TIMEOUT_S = 300.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 5.0
 

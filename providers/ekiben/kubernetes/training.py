@@ -1,4 +1,5 @@
-"""Training on Kubernetes: a run is an Indexed Job. What its pods have stored says how it went; the Job, whether it goes on."""
+"""Training on Kubernetes: a run is an Indexed Job, or a TrainJob that comes to one. What its pods have stored says how it went; the
+Job, whether it goes on."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 
 from ekiben import runtime
 from ekiben.errors import AccessDenied, AlreadyExists, NotFound, Unavailable
+from ekiben.kubernetes import trainjobs
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.errors import trouble_of
 from ekiben.kubernetes.events import publish
@@ -33,11 +35,12 @@ OF_JOB = "batch.kubernetes.io/job-name"
 
 
 class Training(runtime.Training):
-    """The Jobs with this training's labels."""
+    """The Jobs with this training's labels, or the TrainJobs."""
 
     def __init__(self, part: Part, platform: Platform) -> None:
         super().__init__(part, platform)
         self._facts = facts_of(part, TrainingFacts)
+        self._kind = self._facts.kind
         self._cluster = Cluster(self._facts.namespace, self._facts.context)
         self._storage = open_storage(
             self._facts.storage_uri, self._facts.namespace, self._facts.s3, self._facts.context
@@ -58,8 +61,12 @@ class Training(runtime.Training):
             with suppress(AccessDenied):  # who may not look at nodes learns of it by a run that waits
                 check_room(asked, list(self._cluster.list("Node", operation)), operation)
         self._storage.put(key, data)
+        if self._kind == "TrainJob":
+            template, asked = trainjobs.of(asked)
+            with suppress(AlreadyExists):
+                self._cluster.create("TrainingRuntime", template, operation)
         with suppress(AlreadyExists):
-            self._cluster.create("Job", asked, operation)
+            self._cluster.create(self._kind, asked, operation)
         return self._there(job, operation)
 
     def run(self, id: str) -> Run:
@@ -73,12 +80,15 @@ class Training(runtime.Training):
 
     def runs(self) -> list[Run]:
         operation = f"list the runs of {self.part.name!r}"
-        jobs = list(self._cluster.list("Job", operation, labels=self._labels()))
+        # The Jobs of a TrainJob carry the same labels.
+        jobs = list(self._cluster.list(self._kind, operation, labels=f"{self._labels()},!{trainjobs.IN_JOBSET}"))
         pods: dict[str, list[dict[str, Any]]] = {}
         for pod in self._cluster.list("Pod", operation, labels=self._labels()):
             pods.setdefault(pod["metadata"]["labels"].get(OF_JOB, ""), []).append(pod)
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda job: self._run(job, operation, pods.get(job["metadata"]["name"], [])), jobs)
+            found = pool.map(
+                lambda job: self._run(job, operation, pods.get(self._pods(job["metadata"]["name"]), [])), jobs
+            )
             return sorted(found, key=lambda run: run.submitted_at, reverse=True)
 
     def logs(self, id: str, *, follow: bool = False) -> Iterator[str]:
@@ -87,7 +97,12 @@ class Training(runtime.Training):
         run = self.run(id)
         if not run.ended:
             yield from lines(
-                self._cluster, self._name(id), run.nodes, operation, ended=lambda: self.run(id).ended, follow=follow
+                self._cluster,
+                self._pods(self._name(id)),
+                run.nodes,
+                operation,
+                ended=lambda: self.run(id).ended,
+                follow=follow,
             )
             return
         for rank in range(run.nodes):
@@ -104,7 +119,7 @@ class Training(runtime.Training):
         if found.ended:
             return found
         change = {"metadata": {"annotations": {CANCELLED: now()}}, "spec": {"suspend": True}}
-        self._cluster.patch("Job", self._name(id), change, operation)
+        self._cluster.patch(self._kind, self._name(id), change, operation)
         for _ in looks(CANCEL_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
             if (found := self.run(id)).ended:
                 self._tell(found)
@@ -123,7 +138,7 @@ class Training(runtime.Training):
             raise AlreadyExists(
                 "kubernetes", operation, "a run of that id has other inputs or parameters", "Use another id"
             )
-        if found["spec"]["completions"] > 1:
+        if self._kind == "Job" and found["spec"]["completions"] > 1:
             # Also where who made the Job did not come to make its Service.
             with suppress(AlreadyExists):
                 self._cluster.create("Service", service(found), operation)
@@ -131,7 +146,7 @@ class Training(runtime.Training):
 
     def _job(self, id: str, operation: str) -> dict[str, Any]:
         try:
-            return self._cluster.get("Job", self._name(id), operation)
+            return self._cluster.get(self._kind, self._name(id), operation)
         except NotFound as error:
             why = f"the training {self.part.name!r} has no such run"
             raise NotFound("kubernetes", operation, why, "List them with `ekiben runs`") from error
@@ -139,14 +154,18 @@ class Training(runtime.Training):
     def _name(self, id: str) -> str:
         return job_name(self.part.name, id, self._facts.storage_uri)
 
-    def _labels(self) -> dict[str, str]:
-        return {PROJECT: self.platform.project, STACK: self.platform.stack, COMPONENT: self.part.name}
+    def _pods(self, name: str) -> str:
+        """The Job that has the pods of the run whose Job or TrainJob is called so."""
+        return trainjobs.job_of(name) if self._kind == "TrainJob" else name
+
+    def _labels(self) -> str:
+        return f"{PROJECT}={self.platform.project},{STACK}={self.platform.stack},{COMPONENT}={self.part.name}"
 
     def _run(self, job: Mapping[str, Any], operation: str, pods: list[dict[str, Any]] | None = None) -> Run:
         """The record of a Job, with what its pods have stored."""
-        name, id = job["metadata"]["name"], job["metadata"]["labels"][RUN]
+        id = job["metadata"]["labels"][RUN]
         if pods is None:
-            pods = list(self._cluster.list("Pod", operation, labels={OF_JOB: name}))
+            pods = list(self._cluster.list("Pod", operation, labels={OF_JOB: self._pods(job["metadata"]["name"])}))
         told = _object(self._kept(id, "status.json"))
         ask = self._asked(job["metadata"]["annotations"].get(ASK, ""))
         state, reason = self._state(job, pods, told, operation)
@@ -184,7 +203,8 @@ class Training(runtime.Training):
         for pod in newest:
             if trouble := trouble_of(pod):
                 return str(trouble)
-        about = [job["metadata"]["name"], *(pod["metadata"]["name"] for pod in newest[:1])]
+        name = job["metadata"]["name"]
+        about = [*dict.fromkeys((name, self._pods(name))), *(pod["metadata"]["name"] for pod in newest[:1])]
         events: list[dict[str, Any]] = []
         with suppress(AccessDenied):
             for name in about:

@@ -34,8 +34,8 @@ class Settings:
 
     knative: whether the cluster has Knative Serving, None to ask it. domain: of its routes. ingress_url: where the cluster's
     ingress is found from outside. gateway: NAMESPACE/NAME of the Gateway that routes without Knative. services: endpoint ->
-    "knative" or "deployments". quota: of the namespace, resource -> amount. elastic: nodes come when they are needed, so that a
-    run which fits on none of them waits.
+    "knative" or "deployments", and training -> "jobs" or "trainjobs". quota: of the namespace, resource -> amount. elastic: nodes
+    come when they are needed, so that a run which fits on none of them waits.
     """
 
     context: str = ""

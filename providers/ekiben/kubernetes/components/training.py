@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from ekiben import components
-from ekiben.errors import Unsupported
-from ekiben.kubernetes import SUPPORT
+from ekiben.errors import SpecError, Unsupported
+from ekiben.kubernetes import SUPPORT, trainjobs
 from ekiben.kubernetes.components.namespace import anywhere, namespace_of, network_policy
 from ekiben.kubernetes.components.program import Kubernetes, Rule, current, facts, labels_of, namespace_name, rule
 from ekiben.kubernetes.components.registry import bus
 from ekiben.kubernetes.components.resources import Made
+from ekiben.kubernetes.components.serving import serves
 from ekiben.kubernetes.components.storage import storage_of
 from ekiben.kubernetes.facts import COMPONENT, OWN_MIB
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod
 
-__all__ = ["LIBRARY", "Training"]
+__all__ = ["LIBRARY", "Training", "kind_of_run"]
 
 # What of this provider runs inside a training's pod.
 LIBRARY = ("kubernetes/container.py",)
 # Room below /tmp: the packages of its lock, inputs, checkpoints, results.
 DISK_MIB = 50 * 1024
+# What `ekiben:services` calls them -> what a run is.
+SERVICES: Mapping[str, Literal["Job", "TrainJob"]] = {"jobs": "Job", "trainjobs": "TrainJob"}
 # Below that of pods that say nothing, which is 0: what serves, and what may not be interrupted, comes first.
 SPOT_PRIORITY = -100
 
@@ -34,11 +37,17 @@ class Training(Kubernetes, components.Training):
     """Nothing runs before a run does."""
 
     support = SUPPORT
+    kind_of_run: Literal["Job", "TrainJob"] = "Job"
 
     def create(self) -> None:
         from ekiben import lineage, packing
 
         spec, name, program = self.spec, self.name, current()
+        self.kind_of_run = kind_of_run(
+            name,
+            program.settings.services.get(name, "jobs"),
+            lambda: serves(program.settings.context, trainjobs.API, "Kubeflow's Trainer 2"),
+        )
         folder = components.source_folder(self, spec.source, spec.entry)
         storage = storage_of(self, self.storage)
         code, library = packing.bundle(folder), packing.job_library(*LIBRARY)
@@ -71,15 +80,20 @@ class Training(Kubernetes, components.Training):
             bus=bus(),
             code=lineage.git_state(folder),
             input_uris=inputs,
+            kind=self.kind_of_run,
             context=program.settings.context,
             elastic=program.settings.elastic,
         )
 
     def needs(self) -> Sequence[Rule]:
         """Submit, watch and cancel runs. What is made cannot be named before it is."""
+        trained = (
+            rule("trainer.kubeflow.org", "trainjobs", "create get list patch"),
+            rule("trainer.kubeflow.org", "trainingruntimes", "create"),
+        )
+        jobs = (rule("batch", "jobs", "create get list patch"), rule("", "services", "create"))
         return (
-            rule("batch", "jobs", "create get list patch"),
-            rule("", "services", "create"),
+            *(trained if self.kind_of_run == "TrainJob" else jobs),
             rule("", "pods", "list"),
             rule("", "pods/log", "get"),
             rule("", "events", "list"),
@@ -114,3 +128,20 @@ class Training(Kubernetes, components.Training):
             )
         found: pulumi.Output[str] = program.priority.metadata.apply(lambda told: str(told["name"]))
         return found
+
+
+def kind_of_run(name: str, service: str, trainer: Callable[[], bool]) -> Literal["Job", "TrainJob"]:
+    """What a run of the training `name` is on the service that the stack's config names; trainer: whether the cluster has that.
+
+    Raises SpecError for a service that there is not, Unsupported for one that the cluster lacks.
+    """
+    if service not in SERVICES:
+        raise SpecError(
+            f"Training {name!r}: there is no service {service!r} on kubernetes; there are: {', '.join(SERVICES)}."
+        )
+    if SERVICES[service] == "TrainJob" and not trainer():
+        raise Unsupported(
+            f"TrainingSpec of {name!r}: ekiben:services asks for trainjobs, and the cluster lacks {trainjobs.API}. Install "
+            "Kubeflow's Trainer 2, or name jobs."
+        )
+    return SERVICES[service]
