@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from ekiben.emulators.kubernetes.chosen import Chosen
 from tests.crash.plan import PER_CYCLE, PHASES, plan, plan_of_ups
 
 SEED, POINTS, LIMIT_S = 83, 7, 560
 UP_SEED, UPS, UP_LIMIT_S = 38, 2, 560
+# An engine that is killed when half of it is there, and a destroy.
+ON_CLUSTER = ("--seed", "81", "--points", "1", "--provider", "kubernetes")
 
 
 def test_the_same_seed_is_the_same_plan() -> None:
@@ -52,6 +55,14 @@ def test_an_up_in_a_cloud_that_is_killed_is_taken_up() -> None:
     found, log = crashed("--seed", str(UP_SEED), "--points", str(UPS), "--provider", "aws", limit_s=UP_LIMIT_S)
     assert found["points"] + found["missed"] == UPS
     assert found["points"], f"all were missed:\n{log}"
+
+
+@pytest.mark.cluster
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_an_up_on_a_cluster_that_is_killed_leaves_nothing(emulated_knative: Chosen) -> None:
+    found, log = crashed(*ON_CLUSTER, limit_s=860)
+    assert found["points"] == 1, log
 
 
 def crashed(*words: str, limit_s: float = LIMIT_S) -> tuple[dict[str, Any], str]:

@@ -1,22 +1,30 @@
-"""A stack on a real cluster under the real engine: its store and its pods run, a second `up` changes nothing, and it goes."""
+"""A stack on a real cluster under the real engine: its store and its pods run, a second `up` changes nothing, and it goes, with all
+that was made while it was up."""
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+import ekiben as ek
 from ekiben.emulators.kubernetes.chosen import Chosen
 from ekiben.emulators.plugins.install import install
 from ekiben.engine import pulumi_cli
 from ekiben.kubernetes.client import Cluster
-from tests.rigs.stack import Stack
+from ekiben.kubernetes.facts import COMPONENT, MANAGED_BY, PROJECT, STACK
+from tests.crash.census import named
+from tests.rigs.stack import STACK as RIG, Stack
 
+PRIORITIES = "apis/scheduling.k8s.io/v1/priorityclasses"
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
 PROGRAM = """
@@ -52,8 +60,14 @@ def stack(emulated_kubernetes: Chosen) -> Iterator[Stack]:
         try:
             yield made
         finally:
-            made.command("destroy", "--yes", check=False)
+            if state(made) != "destroyed":
+                made.command("destroy", "--yes", check=False)
             shutil.rmtree(made.folder)
+
+
+def state(stack: Stack) -> str:
+    """What Pulumi's state says of it."""
+    return str(json.loads(stack.command("inventory", "--json", check=False).stdout)[0]["state"])
 
 
 def test_a_stack_is_up_with_its_store_its_pods_and_no_secret_in_its_state(stack: Stack) -> None:
@@ -66,3 +80,52 @@ def test_a_stack_is_up_with_its_store_its_pods_and_no_secret_in_its_state(stack:
     files = [path for path in (stack.folder / ".ekiben").rglob("*.json") if path.is_file()]
     assert files
     assert not [path for path in files for secret in secrets if secret in path.read_text("utf-8", "replace")]
+
+
+def test_destroy_leaves_nothing_of_any_kind_nor_what_was_made_while_it_was_up(stack: Stack) -> None:
+    platform = ek.Platform.from_json((stack.state_dir / "platform.json").read_text("utf-8"))
+    runtime, namespace = ek.connect(platform), str(platform.parts["lake"].facts["namespace"])
+    runtime.storage("lake").put("points/a.jsonl", b'{"x": 1, "y": 3}\n')
+    run = runtime.training("tiny").submit(ek.Job(id="goes-on", params={"steps": 5000, "step_s": 0.05}))
+    assert not run.ended
+    there = Counter(one["kind"] for one in named(namespace))
+    assert there.keys() >= {
+        "Namespace",
+        "PriorityClass",
+        "PersistentVolume",
+        "Job",
+        "CronJob",
+        "Secret",
+        "NetworkPolicy",
+    }
+    stack.command("destroy", "--yes")
+    assert [f"{one['kind']} {one['metadata']['name']}" for one in named(namespace)] == []
+    stack.command("inventory")
+
+
+def test_what_is_left_is_listed_wherever_it_is(stack: Stack, emulated_kubernetes: Chosen) -> None:
+    project = str(yaml.safe_load((stack.folder / "Pulumi.yaml").read_text("utf-8"))["name"])
+    labels = {MANAGED_BY: "ekiben", PROJECT: project, STACK: RIG, COMPONENT: "tiny"}
+    elsewhere = Cluster(f"left-{uuid.uuid4().hex[:8]}")
+    elsewhere._json("POST", "api/v1/namespaces", "set up", {"metadata": {"name": elsewhere.namespace}})
+    try:
+        # Nobody removes the finalizer of a controller that is gone.
+        held = {"name": "held", "labels": labels, "finalizers": ["example.com/held"]}
+        container = {"name": "job", "image": "none"}
+        pod = {"restartPolicy": "Never", "containers": [container]}
+        elsewhere.create("Job", {"metadata": held, "spec": {"suspend": True, "template": {"spec": pod}}}, "set up")
+        elsewhere.delete("Job", "held", "set up")
+        priority = {"metadata": {"name": elsewhere.namespace, "labels": labels}, "value": 1}
+        elsewhere._json("POST", PRIORITIES, "set up", priority)
+        said = stack.command("inventory", "--json", check=False)
+        assert said.returncode == 7
+        left = [one["where"] for one in json.loads(said.stdout)[0]["left"]]
+        assert sorted(left) == [
+            f"apis/batch/v1/Job/{elsewhere.namespace}/held",
+            f"apis/scheduling.k8s.io/v1/PriorityClass/{elsewhere.namespace}",
+        ]
+    finally:
+        elsewhere.patch("Job", "held", {"metadata": {"finalizers": None}}, "clean up")
+        elsewhere.delete_at(f"{PRIORITIES}/{elsewhere.namespace}", "clean up")
+        elsewhere.delete_at(f"api/v1/namespaces/{elsewhere.namespace}", "clean up")
+    stack.command("inventory")
