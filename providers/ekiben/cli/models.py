@@ -53,20 +53,22 @@ def models(
         _one(used.registry(registry), model, json)
         return
     names = [registry] if registry else used.names("registry")
-    every = [version for name in names for version in used.registry(name).versions()]
-    found = [version for version in every if model in ("", version.model)]
+    every = [(name, version) for name in names for version in used.registry(name).versions()]
+    found = [(name, version) for name, version in every if model in ("", version.model)]
     if json:
-        show.to_json(found)
+        show.to_json([version for _, version in found])
         return
+    several = len(names) > 1
     rows = [
-        (version.id, version.state, ", ".join(version.aliases), _metrics(version), show.clock(version.created_at),
-         version.digest[:12], version.run_id)
-        for version in found
+        (*([name] if several else []), version.id, version.state, ", ".join(version.aliases), _metrics(version),
+         show.clock(version.created_at), version.digest[:12], version.run_id)
+        for name, version in found
     ]  # fmt: skip
     columns = ("version", "state", "aliases", "metrics", "created (UTC)", "digest", "run")
-    others = ", ".join(sorted({version.model for version in every}))
+    others = ", ".join(sorted({version.model for _, version in every}))
     empty = "There are no versions yet. A training run that succeeds is registered."
-    show.table(columns, rows, f"There is no model {model!r}; there are: {others}." if others else empty)
+    heads = ("registry", *columns) if several else columns
+    show.table(heads, rows, f"There is no model {model!r}; there are: {others}." if others else empty)
 
 
 def approve(
