@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import ekiben as ek
+from ekiben.kubernetes import knative
 from ekiben.kubernetes.errors import REASONS, TROUBLES, error_of, trouble_of, unanswered
 from ekiben.kubernetes.jobs import amount
 
@@ -148,3 +149,15 @@ def test_quantities_are_numbers(text: Any, value: float) -> None:
     assert amount(text) == pytest.approx(value)
     with pytest.raises(ValueError, match="no quantity"):
         amount("a lot")
+
+
+def test_a_revision_that_waits_for_room_on_a_node_is_starting_and_one_that_cannot_be_pulled_has_failed() -> None:
+    def conditions(reason: str, message: str) -> dict[str, Any]:
+        told = {"status": "False", "reason": reason, "message": message}
+        return {"status": {"conditions": [{"type": kind, **told} for kind in ("Ready", "ResourcesAvailable")]}}
+
+    state, why = knative._state(conditions("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu."))
+    assert (state, "no node has room for it" in why) == ("starting", True)
+    state, why = knative._state(conditions("ErrImagePull", "not found"))
+    assert (state, "its image cannot be pulled" in why) == ("failed", True)
+    assert knative._state(conditions("Other", "odd")) == ("failed", "Other: odd")

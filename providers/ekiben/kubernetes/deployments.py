@@ -103,11 +103,13 @@ class Deployments:
         """Start what gets traffic, then move it, then let go of what has none. Raises Unavailable where pods do not start."""
         made = {one["metadata"]["labels"][REVISION]: one for one in self._made(operation)}
         given = {id: weight for id, weight in weights.items() if weight}
-        wanted = pods_by_weight(given, max(self._facts.min_instances, 1), self._facts.max_instances)
-        if self._facts.route:
-            wanted = dict.fromkeys(given, max(self._facts.min_instances, 1))
+        least = max(self._facts.min_instances, 1)
         # While traffic is split by pods their number is the split: nothing else may change it.
         scaled = len(given) == 1 or bool(self._facts.route)
+        if scaled:
+            wanted = {id: max(least, made[id]["spec"]["replicas"]) for id in given}
+        else:
+            wanted = pods_by_weight(given, least, self._facts.max_instances)
         for id, pods in wanted.items():
             if not scaled:
                 self._cluster.delete("HorizontalPodAutoscaler", self.name(id), operation)

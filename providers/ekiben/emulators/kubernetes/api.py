@@ -117,10 +117,12 @@ class Api:
 
     def _call(self, method: str, path: str, body: Object | None = None, kind: str = "application/json") -> Any:
         status, content = self._send(method, path, body, kind, TIMEOUT_S)
-        told = json.loads(content)
         if status >= 400:
-            raise Refused(status, told.get("message", ""))
-        return told
+            message = content.decode("utf-8", "replace")
+            with suppress(ValueError, AttributeError):  # of what it does not know at all it says so in plain text
+                message = json.loads(message).get("message", message)
+            raise Refused(status, message)
+        return json.loads(content)
 
     def _send(self, method: str, path: str, body: Object | None, kind: str, timeout_s: float) -> tuple[int, bytes]:
         connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._context)

@@ -17,7 +17,7 @@ __all__ = ["CONFIG", "MODULE", "ensure"]
 # https://gateway-api.sigs.k8s.io
 MODULE = binaries.Module(path="sigs.k8s.io/gateway-api", version="v1.5.0", packages={})
 MANIFESTS = "config/crd/standard"
-KINDS = ("GatewayClass", "Gateway", "HTTPRoute")
+KINDS = ("gatewayclasses", "gateways", "httproutes")
 # What a stack's config says to use it, beside what it says of an ingress.
 CONFIG = {key: value for key, value in knative.CONFIG.items() if key != "ekiben:knative"} | {"ekiben:gateway": GATEWAY}
 CLASS = "ekiben"
@@ -70,10 +70,8 @@ def _manifests() -> list[Object]:
         with (place.parent / "lock").open("a", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             folder = Path(binaries.sources(MODULE, MODULE.path)[MODULE.path], MANIFESTS)
-        found = [yaml.safe_load(path.read_text("utf-8")) for path in sorted(folder.glob("*.yaml"))]
-        wanted = [
-            one for one in found if one["kind"] == "CustomResourceDefinition" and one["spec"]["names"]["kind"] in KINDS
-        ]
+        names = [f"gateway.networking.k8s.io_{kind}.yaml" for kind in KINDS]
+        wanted = [yaml.safe_load((folder / name).read_text("utf-8")) for name in names]
         fresh = place.with_name(f".{place.name}.new")
         fresh.write_text(json.dumps(wanted), encoding="utf-8")
         fresh.replace(place)
