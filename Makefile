@@ -77,7 +77,7 @@ bench-station: setup ## From zero, through the gateway, idle (10 minutes, needs 
 	@$(BIN)/python -m benchmarks.scale_from_zero
 	@$(BIN)/python -m benchmarks.station_load
 
-bench-aws: setup ## What our components cost on top of plain pulumi-aws, offline (half an hour); writes docs/benchmarks.md
+bench-aws: setup ## What our components cost on top of plain pulumi-aws, offline (some 10 minutes, goes on where it was); writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.aws_offline
 
 crash: setup ## kill -9 at 100 points of the whole loop, and at 20 of an up on an emulated AWS

@@ -25,6 +25,7 @@ from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
 from ekiben.features import Support
 from ekiben.monitoring import BudgetSpec, MonitorSpec
+from ekiben.programs import Sealed, traced_shortly
 from ekiben.records import Part, Platform
 from ekiben.specs import (
     Dispensable,
@@ -81,8 +82,14 @@ class Component(pulumi.ComponentResource, Generic[S]):
         self.name = name
         self.spec = spec
         self.provider = self.support.provider
-        super().__init__(f"ekiben:{self.provider}:{type(self).__name__}", name, None, opts)
-        self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
+        with traced_shortly():
+            super().__init__(f"ekiben:{self.provider}:{type(self).__name__}", name, None, opts)
+            self.ref, self.facts = pulumi.Output.from_input(""), pulumi.Output.from_input({})
+            self._created()
+        self.register_outputs({"ref": self.ref, "facts": self.facts, "cost": self.cost().to_json()})
+
+    def _created(self) -> None:
+        name, spec = self.name, self.spec
         try:
             check_support(name, spec, self.support, _others(self.provider))
             if isinstance(spec, Dispensable) and spec.feature not in self.support:
@@ -93,7 +100,6 @@ class Component(pulumi.ComponentResource, Generic[S]):
         except Unsupported as problem:
             _unsupported.append(str(problem))
             pulumi.log.error(str(problem), self)
-        self.register_outputs({"ref": self.ref, "facts": self.facts, "cost": self.cost().to_json()})
 
     def create(self) -> None:
         """Make the children (`parent=self`, names that start with `self.name`) and set `ref` and `facts`.
@@ -112,9 +118,13 @@ class Component(pulumi.ComponentResource, Generic[S]):
 
     @property
     def part(self) -> pulumi.Output[Part]:
-        return pulumi.Output.all(self.ref, self.facts).apply(
+        return pulumi.Output.all(self.ref, self.facts.apply(Sealed)).apply(
             lambda made: Part(
-                name=self.name, kind=self.kind, provider=self.provider, ref=made[0] or "", facts=dict(made[1] or {})
+                name=self.name,
+                kind=self.kind,
+                provider=self.provider,
+                ref=made[0] or "",
+                facts=dict(made[1].value or {}),
             )
         )
 

@@ -15,6 +15,7 @@ from ekiben.cost import FREE, Cost
 from ekiben.errors import SpecError
 from ekiben.local import SUPPORT
 from ekiben.local.resources import Declared, Host
+from ekiben.programs import once
 from ekiben.records import Platform
 
 __all__ = ["Budget", "Endpoint", "Function", "Monitor", "Registry", "Storage", "Training", "exported"]
@@ -106,7 +107,7 @@ class Training(_Local, components.Training):
 
         folder = source_folder(self, self.spec.source, self.spec.entry)
         storage = _local_storage(self, self.storage)
-        code = packing.bundle(folder)
+        code = once(packing.bundle, folder)
         held = self._upload(code, storage.bucket.name, "-code")
         inputs = {}
         for name, where in self.spec.inputs.items():
@@ -119,7 +120,7 @@ class Training(_Local, components.Training):
                 "storage_uri": storage.uri,
                 "code_uri": held.facts["uri"],
                 "code_sha256": code.sha256,
-                "code": _text(lineage.git_state(folder)),
+                "code": _text(once(lineage.git_state, folder)),
                 "input_uris": inputs,
             },
         )
@@ -135,7 +136,7 @@ class Endpoint(_Local, components.Endpoint):
     def create(self) -> None:
         from ekiben import packing
 
-        template = packing.template(source_folder(self, self.spec.bento))
+        template = once(packing.template, source_folder(self, self.spec.bento))
         storage = _local_storage(self, self.registry.storage)
         held = self._upload(template, storage.bucket.name, "-template")
         made = self._declare(

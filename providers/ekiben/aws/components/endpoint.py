@@ -16,7 +16,7 @@ from ekiben.aws.components.express import on_express
 from ekiben.aws.components.images import builder_of, pull_statements
 from ekiben.aws.components.network import Network, interface_statements, network
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
-from ekiben.aws.components.program import LOG_DAYS, Aws, facts
+from ekiben.aws.components.program import LOG_DAYS, Aws
 from ekiben.aws.components.resources import Variants
 from ekiben.aws.components.servers import Made, log_statements, measure_statements, own_name
 from ekiben.aws.components.storage import Storage, storage_of
@@ -25,6 +25,7 @@ from ekiben.aws.endpoint import REVISION_VARIABLES
 from ekiben.aws.leftovers import ENDPOINT_LOGS
 from ekiben.cost import Cost
 from ekiben.errors import SpecError
+from ekiben.programs import facts, once
 from ekiben.specs import EndpointSpec
 
 __all__ = [
@@ -58,9 +59,9 @@ class Endpoint(Aws, components.Endpoint):
         named = services().get(self.name, "")
         self.backend = backend = choose(self.name, self.spec, named=named, private=self.where.private)
         pulumi.log.info(f"The endpoint {self.name!r} is on {backend.title}.", self)
-        template = packing.template(components.source_folder(self, self.spec.bento))
+        template = once(packing.template, components.source_folder(self, self.spec.bento))
         storage, builder = storage_of(self, self.registry.storage), builder_of(self, self.registry)
-        self.image_uri = builder.image(packing.environment_image(template)).image_uri
+        self.image_uri = builder.image(once(packing.environment_image, template)).image_uri
         known = {
             "region": self.region,
             "model": self.spec.model,

@@ -14,13 +14,14 @@ from ekiben import components, packing
 from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components import triggers
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
-from ekiben.aws.components.program import LOG_DAYS, Aws, current, facts
+from ekiben.aws.components.program import LOG_DAYS, Aws, current
 from ekiben.aws.components.registry import Registry
 from ekiben.aws.components.storage import Storage
 from ekiben.aws.jobs import scope_of
 from ekiben.components import Component
 from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
+from ekiben.programs import facts
 from ekiben.records import Platform
 from ekiben.specs import NewData, On, Schedule
 

@@ -14,6 +14,7 @@ from typing import Any
 import pulumi
 
 from ekiben.errors import Unsupported
+from ekiben.programs import Sealed
 
 __all__ = [
     "ATTACHED",
@@ -54,18 +55,20 @@ class Known:
 class Asked:
     """The statements of one thing that a role is for, once all is made; and the same of values at least as long, known before."""
 
-    made: pulumi.Output[list[Statement]]
+    made: pulumi.Output[Sealed]
     like: Sequence[Statement]
 
 
 def asking(make: Callable[..., Sequence[Statement]], *known: Known) -> Asked:
     """What `make` makes of these values."""
-    made = pulumi.Output.all(*(one.value for one in known)).apply(lambda told: list(make(*told)))
+    made = pulumi.Output.all(*(one.value for one in known)).apply(lambda told: Sealed(list(make(*told))))
     return Asked(made, make(*(one.like for one in known)))
 
 
 def together(*asked: Asked) -> Asked:
-    made = pulumi.Output.all(*(one.made for one in asked)).apply(lambda told: [one for part in told for one in part])
+    made = pulumi.Output.all(*(one.made for one in asked)).apply(
+        lambda told: Sealed([one for part in told for one in part.value])
+    )
     return Asked(made, [one for part in asked for one in part.like])
 
 
@@ -106,7 +109,7 @@ def layout(role: str, units: Sequence[Sequence[Statement]]) -> list[list[int]]:
 
 def size(statements: Iterable[Statement]) -> int:
     """The characters that IAM counts of a policy with these statements."""
-    return sum(not one.isspace() for one in document(statements))
+    return len("".join(document(statements).split()))
 
 
 def merged(statements: Iterable[Statement]) -> list[Statement]:

@@ -6,7 +6,7 @@ suffixes here none is longer than 63, which is what buckets, roles and functions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ __all__ = [
     "bus_name",
     "current",
     "exported",
-    "facts",
 ]
 
 LOG_DAYS = 30
@@ -108,14 +107,14 @@ class Aws(Component[Any]):
 
     def policy(self, role: aws.iam.Role, what: str, asked: Asked) -> aws.iam.RolePolicy:
         """An inline policy of a role of this component's."""
-        text = asked.made.apply(document)
+        text = asked.made.apply(lambda told: document(told.value))
         return aws.iam.RolePolicy(f"{self.name}-{what}", role=role.name, policy=text, opts=self.opts())
 
     def _managed(self, asked: Sequence[Asked]) -> None:
         """A policy beside the role, for what the inline one has no room for."""
         assert self.identity is not None
         name = f"{self.name}-may-{len(self.policies) + 1}"
-        text = policies.together(*asked).made.apply(document)
+        text = policies.together(*asked).made.apply(lambda told: document(told.value))
         made = aws.iam.Policy(name, policy=text, tags=self.tags, opts=self.opts())
         self.policies.append(
             aws.iam.RolePolicyAttachment(name, role=self.identity.name, policy_arn=made.arn, opts=self.opts())
@@ -207,11 +206,6 @@ class Aws(Component[Any]):
 def bus_name() -> str:
     """What the program's event bus is called, but for what Pulumi adds."""
     return f"{pulumi.get_project()}-{pulumi.get_stack()}"[:200]
-
-
-def facts(**values: Any) -> pulumi.Output[Mapping[str, Any]]:
-    """Facts of a part, from outputs and plain values."""
-    return pulumi.Output.all(**values).apply(dict)
 
 
 def exported(record: pulumi.Output[Platform]) -> None:

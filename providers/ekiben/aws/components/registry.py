@@ -10,11 +10,12 @@ import pulumi
 from ekiben import components
 from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
-from ekiben.aws.components.program import Aws, bus_name, facts
+from ekiben.aws.components.program import Aws, bus_name
 from ekiben.aws.components.resources import Packages
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.events import SOURCE
 from ekiben.cost import Cost
+from ekiben.programs import facts
 
 __all__ = ["Registry", "groups_prefix", "mirror_statements", "publish_statements"]
 

@@ -12,10 +12,11 @@ import pulumi_aws as aws
 from ekiben import components
 from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
-from ekiben.aws.components.program import Aws, current, facts
+from ekiben.aws.components.program import Aws, current
 from ekiben.components import Component
 from ekiben.cost import Cost
 from ekiben.errors import SpecError
+from ekiben.programs import facts
 
 __all__ = ["Storage", "key_statements", "read_statements", "storage_of", "write_statements"]
 

@@ -12,13 +12,14 @@ from ekiben.aws import SUPPORT, prices, stock
 from ekiben.aws.components.images import pull_statements
 from ekiben.aws.components.network import interface_statements, network
 from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, like, together
-from ekiben.aws.components.program import Aws, facts
+from ekiben.aws.components.program import Aws
 from ekiben.aws.components.resources import Jobs
 from ekiben.aws.components.storage import storage_of
 from ekiben.aws.jobs import scope_of
 from ekiben.aws.training import LOG_GROUP
 from ekiben.cost import Cost
 from ekiben.errors import NoCapacity, Unsupported
+from ekiben.programs import facts, once
 
 __all__ = ["Training", "image_statements", "job_statements", "submit_statements", "volume_statements"]
 
@@ -48,7 +49,10 @@ class Training(Aws, components.Training):
             raise Unsupported(f"TrainingSpec of {name!r}: {error.why}. {error.remedy}.") from error
         image_uri = self.region.apply(lambda region: stock.image(region, gpus=resources.gpus))
         storage = storage_of(self, self.storage)
-        code, library = packing.bundle(folder), packing.job_library("aws/container.py")
+        code, library = (
+            once(packing.bundle, folder),
+            once(packing.job_library, "aws/container.py"),
+        )
         key, where = storage.spec.kms_key, network()
         self.identity = self.role(SAGEMAKER)
         self.may(storage.statements(f"runs/{name}/", write=True))
@@ -92,7 +96,7 @@ class Training(Aws, components.Training):
             code_sha256=code.sha256,
             library_uri=self.upload(library, storage, "-library"),
             library_sha256=library.sha256,
-            code=lineage.git_state(folder),
+            code=once(lineage.git_state, folder),
             input_uris=inputs,
             subnet_ids=list(where.subnet_ids),
             security_group_ids=list(where.security_group_ids),

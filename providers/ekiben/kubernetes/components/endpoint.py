@@ -15,7 +15,7 @@ from ekiben.kubernetes import SUPPORT, placeholder
 from ekiben.kubernetes.backends import Backend, choose
 from ekiben.kubernetes.components.images import image_of
 from ekiben.kubernetes.components.namespace import network_policy, port, to_store
-from ekiben.kubernetes.components.program import Kubernetes, Rule, current, facts, rule
+from ekiben.kubernetes.components.program import Kubernetes, Rule, current, rule
 from ekiben.kubernetes.components.registry import Registry
 from ekiben.kubernetes.components.resources import Keys, Made
 from ekiben.kubernetes.components.serving import has_knative
@@ -24,6 +24,7 @@ from ekiben.kubernetes.deployments import route
 from ekiben.kubernetes.facts import COMPONENT, S3, TRAFFIC
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod, s3_variables, secret_variable, variable
+from ekiben.programs import facts, once
 
 __all__ = ["BACKENDS", "PORT", "Endpoint"]
 
@@ -60,8 +61,8 @@ class Endpoint(Kubernetes, components.Endpoint):
             self.name, spec, knative=has_knative(), named=program.settings.services.get(self.name, "")
         )
         pulumi.log.info(f"The endpoint {self.name!r} is on {self.backend.title}.", self)
-        template = packing.template(components.source_folder(self, spec.bento))
-        image = image_of(self.registry, self, packing.flat_image(template, program.settings.python_image))
+        template = once(packing.template, components.source_folder(self, spec.bento))
+        image = image_of(self.registry, self, once(packing.flat_image, template, program.settings.python_image))
         self.runs()
         network_policy(
             self,

@@ -14,7 +14,7 @@ from ekiben import components, cron, packing
 from ekiben.errors import SpecError
 from ekiben.kubernetes import SUPPORT, bootstrap, due
 from ekiben.kubernetes.components.namespace import anywhere, network_policy, port
-from ekiben.kubernetes.components.program import Kubernetes, Rule, current, facts, rule
+from ekiben.kubernetes.components.program import Kubernetes, Rule, current, rule
 from ekiben.kubernetes.components.registry import bus
 from ekiben.kubernetes.components.resources import Keys
 from ekiben.kubernetes.components.storage import Storage
@@ -22,6 +22,7 @@ from ekiben.kubernetes.facts import COMPONENT, S3, FunctionFacts
 from ekiben.kubernetes.pods import pod, s3_variables, secret_variable, variable
 from ekiben.packing import archive
 from ekiben.packing.source import FUNCTION_LIBRARY, cache_dir
+from ekiben.programs import facts
 from ekiben.records import Platform
 from ekiben.specs import NewData, Schedule
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ekiben.kubernetes.components.storage import Storage
     from ekiben.kubernetes.components.store import Store
 
-__all__ = ["Kubernetes", "Rule", "current", "exported", "facts", "labels_of", "namespace_name", "rule"]
+__all__ = ["Kubernetes", "Rule", "current", "exported", "labels_of", "namespace_name", "rule"]
 
 # Of a Role: apiGroups, resources, verbs, and resourceNames where they are known.
 Rule = Mapping[str, Any]
@@ -174,11 +174,6 @@ def namespace_name(project: str, stack: str) -> str:
         return found
     digest = hashlib.sha256(f"{project}\0{stack}".encode()).hexdigest()[:8]
     return f"{found[: NAME_CHARS - 9].strip('-')}-{digest}".removeprefix("-")
-
-
-def facts(**values: Any) -> pulumi.Output[Mapping[str, Any]]:
-    """Facts of a part, from outputs and plain values."""
-    return pulumi.Output.all(**values).apply(dict)
 
 
 def exported(record: pulumi.Output[Platform]) -> None:

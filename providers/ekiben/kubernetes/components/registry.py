@@ -6,8 +6,9 @@ import pulumi
 
 from ekiben import components
 from ekiben.kubernetes import SUPPORT
-from ekiben.kubernetes.components.program import Kubernetes, current, facts
+from ekiben.kubernetes.components.program import Kubernetes, current
 from ekiben.kubernetes.components.storage import storage_of
+from ekiben.programs import facts
 
 __all__ = ["Registry", "bus"]
 

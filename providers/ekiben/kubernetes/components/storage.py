@@ -10,9 +10,10 @@ from ekiben import components
 from ekiben.components import Component
 from ekiben.errors import SpecError, Unsupported
 from ekiben.kubernetes import SUPPORT
-from ekiben.kubernetes.components.program import Kubernetes, current, facts
+from ekiben.kubernetes.components.program import Kubernetes, current
 from ekiben.kubernetes.components.resources import Bucket
 from ekiben.kubernetes.components.store import store_of
+from ekiben.programs import facts
 
 __all__ = ["Storage", "storage_of"]
 

@@ -12,7 +12,7 @@ from ekiben import components
 from ekiben.errors import SpecError, Unsupported
 from ekiben.kubernetes import SUPPORT, trainjobs
 from ekiben.kubernetes.components.namespace import anywhere, namespace_of, network_policy
-from ekiben.kubernetes.components.program import Kubernetes, Rule, current, facts, labels_of, namespace_name, rule
+from ekiben.kubernetes.components.program import Kubernetes, Rule, current, labels_of, namespace_name, rule
 from ekiben.kubernetes.components.registry import bus
 from ekiben.kubernetes.components.resources import Made
 from ekiben.kubernetes.components.serving import serves
@@ -20,6 +20,7 @@ from ekiben.kubernetes.components.storage import storage_of
 from ekiben.kubernetes.facts import COMPONENT, OWN_MIB
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod
+from ekiben.programs import facts, once
 
 __all__ = ["LIBRARY", "Training", "kind_of_run"]
 
@@ -50,7 +51,7 @@ class Training(Kubernetes, components.Training):
         )
         folder = components.source_folder(self, spec.source, spec.entry)
         storage = storage_of(self, self.storage)
-        code, library = packing.bundle(folder), packing.job_library(*LIBRARY)
+        code, library = once(packing.bundle, folder), once(packing.job_library, *LIBRARY)
         inputs = {}
         for input_name, source in spec.inputs.items():
             bucket, _, prefix = source.partition("/")
@@ -78,7 +79,7 @@ class Training(Kubernetes, components.Training):
             library_uri=self.upload(library, storage, "-library"),
             library_sha256=library.sha256,
             bus=bus(),
-            code=lineage.git_state(folder),
+            code=once(lineage.git_state, folder),
             input_uris=inputs,
             kind=self.kind_of_run,
             context=program.settings.context,

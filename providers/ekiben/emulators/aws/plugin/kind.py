@@ -27,7 +27,9 @@ class Aws:
 
         self.region, self.default_tags, self.endpoint = region, dict(default_tags or {}), endpoint
         self._session = boto3.session.Session(region_name=region)
-        self._config = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 3})
+        # The emulator is on this machine: it answers, however late, or has ended. Who asks again while it still works finds
+        # names taken that nobody else has.
+        self._config = Config(connect_timeout=60, read_timeout=600, retries={"total_max_attempts": 3})
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._account = ""
