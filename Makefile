@@ -37,7 +37,7 @@ $(CACHE)/uv/bin/uv:
 	@$(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action ignore --upgrade --target $(CACHE)/uv uv \
 	  || { echo "uv is needed, and pip could not install it: have pip, or uv itself, on this machine." >&2; exit 3; }
 
-demo: setup ## The main job: the whole loop on real data, on this machine; PROVIDER=aws: on an AWS of this machine
+demo: setup ## The main job: the whole loop on real data, on this machine; PROVIDER=aws or kubernetes: on one that is emulated here
 	@$(BIN)/python infra/demo.py $(PROVIDER)
 
 clean-demo: setup ## Destroy what the demo made, and prove that nothing is left (PROVIDER as for the demo)

@@ -3,8 +3,8 @@
     python infra/demo.py [STACK]            from where the last one stopped; when all is there, just a prediction
     python infra/demo.py [STACK] --clean    destroy it all, and prove that nothing is left
 
-STACK is `local`, this machine, or `aws`, an AWS that is emulated here. It runs commands that you could type, and shows each
-before its output.
+STACK is `local`, this machine, or `aws` or `kubernetes`, which are emulated here. It runs commands that you could type, and shows
+each before its output.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def clean(stack: str) -> int:
     run("ekiben", "destroy", "--yes")
     run("ekiben", "inventory", "--stack", stack)
     if stack != "local":
-        run("ekiben", "emulate", stack, "--stop")
+        # A cluster is all projects' of this user.
+        run("ekiben", "emulate", stack, "--stop", *(["--if-unused"] if stack == "kubernetes" else []))
     return 0
 
 

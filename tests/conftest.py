@@ -53,7 +53,7 @@ class Scheduling(LoadScopeScheduling):
     """One worker for a module, which makes what its tests share once. (xdist's own groups do nothing since pytest 9.2.)"""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(RIG) and (rig := re.search(r"\[(local|aws)\b", nodeid)):
+        if nodeid.startswith(RIG) and (rig := re.search(r"\[(local|aws|kubernetes)\b", nodeid)):
             return RIG + rig[1]  # a platform each
         if nodeid.startswith(SINGLY):
             return nodeid
@@ -70,7 +70,9 @@ def needs_engine(item: pytest.Item) -> bool:
 
 
 def needs_cluster(item: pytest.Item) -> bool:
-    return item.get_closest_marker("cluster") is not None
+    """One that has the marker, or is of the contract's suite on the rig of a cluster."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return item.get_closest_marker("cluster") is not None or params.get("rig") == "kubernetes"
 
 
 def needs_api_server(item: pytest.Item) -> bool:

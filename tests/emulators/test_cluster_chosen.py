@@ -103,3 +103,13 @@ def test_what_a_killed_cluster_wrote_is_not_believed(home: Path) -> None:
 def test_root_is_asked_for_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert "takes root" in machine.why_not()
+
+
+def test_a_cluster_that_somebody_uses_is_not_released(home: Path) -> None:
+    kind(home, f"echo ekiben > {home}/clusters")
+    assert chosen.release() == "", "none runs"
+    with chosen.borrowed():
+        assert chosen.release() == "other programs use it"
+        chosen.keep()
+    assert chosen.release() == "it is not Ekiben's own"
+    assert chosen.found() is not None

@@ -147,11 +147,15 @@ def test_a_stack_on_kubernetes_meets_the_cluster_of_this_user_and_not_the_one_of
     with a_cluster(root, monkeypatch) as kubeconfig:
         assert stacks.enter(root, "dev") == ("kubernetes",)
         assert os.environ["KUBECONFIG"] == str(kubeconfig)
+        assert json.loads(os.environ[stacks.BENEATH])["ekiben:registry"].startswith("http://")
         stacks.made(root, "dev")
         assert stacks.enter(root, "dev") == ()
         kubeconfig.write_text("of one that began anew")
         assert stacks.enter(root, "dev") == ("kubernetes",)
     assert stacks.alive(root, "kubernetes") == ""
+    config(root, "theirs", "kubernetes", "false")
+    assert stacks.enter(root, "theirs") == ()
+    assert stacks.BENEATH not in os.environ, "what is beneath one stack is not beneath another"
 
 
 def test_a_stack_on_two_emulators_meets_both_and_is_told_which_has_begun_anew(

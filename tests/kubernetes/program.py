@@ -25,6 +25,7 @@ class Recorded(Recording):
             "ekiben:kubernetes:Keys": lambda: {"uid": "uid-1"},
             "ekiben:kubernetes:Bucket": lambda: {"uri": f"s3://{told['bucket']}"},
             "ekiben:kubernetes:Object": lambda: {"uri": f"s3://{told['bucket']}/{told['key']}"},
+            "ekiben:kubernetes:Wheels": lambda: {"uri": f"s3://{told['bucket']}/{told['key']}"},
             "ekiben:kubernetes:Image": lambda: {"image_uri": f"{told['repository']}@sha256:{told['tag']}"},
         }.get(args.typ, dict)()
 

@@ -37,6 +37,9 @@ def emulate(
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether it runs, and start nothing.")] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="aws: its port; 0: the one it had.")] = 0,
+    unused: Annotated[
+        bool, typer.Option("--if-unused", help="kubernetes, with --stop: only where nobody else uses it.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="kubernetes: begin without what was in it.")] = False,
     knative: Annotated[
         bool,
@@ -63,10 +66,14 @@ def emulate(
     """  # fmt: skip
     if stop and status:
         raise SpecError("--stop and --status exclude each other.")
+    if unused and not (stop and provider is Emulated.KUBERNETES):
+        raise SpecError("--if-unused is for --stop of the emulated Kubernetes; each project has an AWS of its own.")
     if provider is Emulated.KUBERNETES:
         if port:
             raise SpecError("--port is of the emulated AWS; a cluster has an address of its own.")
-        _kubernetes(stop=stop, status=status, fresh=fresh, knative=knative, gateway=gateway, json=json)
+        _kubernetes(
+            stop=stop, unused=unused, status=status, fresh=fresh, knative=knative, gateway=gateway, json=json
+        )
     else:
         if fresh:
             raise SpecError("--fresh is of the emulated Kubernetes; an AWS that is stopped forgets everything.")
@@ -95,12 +102,20 @@ def _aws(*, stop: bool, status: bool, port: int, json: bool) -> None:
         show.line(_exports(server))
 
 
-def _kubernetes(*, stop: bool, status: bool, fresh: bool, knative: bool, gateway: bool, json: bool) -> None:
+def _kubernetes(
+    *, stop: bool, unused: bool, status: bool, fresh: bool, knative: bool, gateway: bool, json: bool
+) -> None:
     from ekiben.emulators.kubernetes import chosen
     from ekiben.engine.environment import exports
 
     said = {"yours": "The cluster of KUBECONFIG", "kind": "The cluster by kind", "own": "Ekiben's cluster"}
     if stop:
+        if unused and (why := chosen.release()):
+            if json:
+                show.to_json(_cluster(chosen.found()))
+            else:
+                show.say(f"The cluster goes on: {why}.")
+            return
         was = chosen.stop()
         if json:
             show.to_json(_cluster(None))

@@ -8,6 +8,7 @@ variables out of the environment of this process and puts the emulators' there, 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,11 @@ __all__ = ["DIR", "alive", "config", "emulated", "enter", "forgotten", "found", 
 
 DIR, MADE = ".ekiben/.emulators", "made"
 KEY, PROVIDER, EMULATES = "ekiben:emulate", "ekiben:provider", ("aws", "kubernetes")
+
+
+KNATIVE = "ekiben:knative"
+# What stands beneath the config of a stack on an emulated cluster, as JSON: `kubernetes.components.settings` reads it.
+BENEATH = "EKIBEN_EMULATED_CONFIG"
 
 
 def state_dir(root: Path) -> Path:
@@ -64,7 +70,7 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> tuple[str, ...]:
         for provider in providers:
             if not alive(root, provider):
                 raise forgotten(stack, provider)
-    meet(root, providers)
+    meet(root, providers, knative=engine and told.get(KNATIVE) not in (False, "false"))
     if providers and engine:
         from ekiben.emulators.plugins.install import install
         from ekiben.engine.pulumi_cli import ensure as cli
@@ -75,9 +81,10 @@ def enter(root: Path, stack: str, *, engine: bool = False) -> tuple[str, ...]:
     return tuple(provider for provider in providers if alive(root, provider) not in last)
 
 
-def meet(root: Path, providers: Sequence[str]) -> None:
-    """Have this process meet the emulators of these, which are started where they do not run."""
+def meet(root: Path, providers: Sequence[str], *, knative: bool = False) -> None:
+    """Have this process meet the emulators of these, which are started where they do not run. knative: a cluster is to have it."""
     environment: dict[str, str] = {}
+    os.environ.pop(BENEATH, None)
     if "aws" in providers:
         environment |= ensure(state_dir(root)).environment
         for name in foreign(os.environ):
@@ -86,7 +93,10 @@ def meet(root: Path, providers: Sequence[str]) -> None:
         from ekiben.emulators.kubernetes import chosen
 
         # Not the cluster of the user's own KUBECONFIG: that one is no emulator.
-        environment |= chosen.choose(_say, environ={}).environment
+        there = chosen.choose(_say, environ={})
+        if knative:
+            there = chosen.with_knative(there, _say)
+        environment |= {**there.environment, BENEATH: json.dumps(dict(there.config), sort_keys=True)}
     if providers:
         os.environ.update(environment, PULUMI_HOME=str(root / DIR / ".pulumi"))
 

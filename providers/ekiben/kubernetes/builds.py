@@ -26,7 +26,7 @@ from ekiben.errors import ModelFailed, NotFound, ProviderError, SpecError, Unava
 from ekiben.kubernetes.oci import CONFIG, INDEX, LAYER, MANIFEST, Image, Repository, digest_of
 from ekiben.packing.flat import DESCRIPTION, LOCK, OWN_LOCK, SITE
 
-__all__ = ["built", "found"]
+__all__ = ["MACHINE", "built", "found", "ran", "uv"]
 
 BUILD_TIMEOUT_S = 3600.0
 PAUSE_S = 0.2
@@ -136,19 +136,16 @@ def _check_python(base: Base, told: Mapping[str, Any]) -> None:
 
 def _install(context: Path, site: Path, python: str, stopped: threading.Event, timeout_s: float) -> None:
     """What both locks pin, and Ekiben's server, with their bytecode where this machine has that Python."""
-    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
-    if uv is None:
-        raise NotFound("kubernetes", "build an image", "`uv` is not installed", "Install it: pip install uv")
     deadline = time.monotonic() + timeout_s
     short = ".".join(python.split(".")[:2])
     for name in (LOCK, OWN_LOCK):
         if not (context / name).read_text("utf-8").strip():
             continue
         command = [
-            uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(site),
+            uv(), "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(site),
             "--python-platform", f"{MACHINE}-{GLIBC}", "--python-version", short, "-r", str(context / name),
         ]  # fmt: skip
-        _run(command, f"install {name}", stopped, deadline)
+        ran(command, f"install {name}", stopped, deadline)
     shutil.copytree(context / "ekiben", site / "ekiben", dirs_exist_ok=True)
     if interpreter := _interpreter(short):
         # Under the names that files have in the image. What does not compile is not imported: it is for other Pythons.
@@ -156,7 +153,15 @@ def _install(context: Path, site: Path, python: str, stopped: threading.Event, t
         command = [
             interpreter, "-m", "compileall", "-q", "-s", root, "-p", "/", "--invalidation-mode", "unchecked-hash", str(site),
         ]  # fmt: skip
-        _run(command, "compile what it has", stopped, deadline, strict=False)
+        ran(command, "compile what it has", stopped, deadline, strict=False)
+
+
+def uv() -> str:
+    """The path of uv: on PATH, or beside this interpreter. Raises NotFound."""
+    found = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if found is None:
+        raise NotFound("kubernetes", "fetch packages", "`uv` is not installed", "Install it: pip install uv")
+    return found
 
 
 def _interpreter(short: str) -> str:
@@ -165,7 +170,8 @@ def _interpreter(short: str) -> str:
     return shutil.which(f"python{short}") or ""
 
 
-def _run(command: list[str], what: str, stopped: threading.Event, deadline: float, *, strict: bool = True) -> None:
+def ran(command: list[str], what: str, stopped: threading.Event, deadline: float, *, strict: bool = True) -> None:
+    """Run an installer. Raises as `built` does; one that fails is nothing unless it is `strict`."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -173,7 +179,7 @@ def _run(command: list[str], what: str, stopped: threading.Event, deadline: floa
                 if stopped.wait(PAUSE_S):
                     raise _cancelled(what)
                 if time.monotonic() > deadline:
-                    raise Unavailable("kubernetes", "build an image", f"to {what} takes too long", "Repeat it")
+                    raise Unavailable("kubernetes", what, "it takes too long", "Repeat it")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -182,8 +188,8 @@ def _run(command: list[str], what: str, stopped: threading.Event, deadline: floa
             output.seek(0)
             text = output.read().decode("utf-8", "replace")
             raise ModelFailed(
-                f"kubernetes: cannot build an image: to {what} has failed. Look at the lock: every package needs a wheel for Linux "
-                f"on {MACHINE}.",
+                f"kubernetes: cannot {what}: the installer has failed. Look at the lock: every package needs a wheel for Linux on "
+                f"{MACHINE}.",
                 tail="\n".join(text.strip().splitlines()[-TAIL_LINES:]),
             )
 

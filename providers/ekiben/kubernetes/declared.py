@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ekiben.engine.kinds import Kind, changes, problems
-from ekiben.kubernetes import buckets, builds, leftovers, secrets
+from ekiben.kubernetes import buckets, builds, leftovers, secrets, wheels
 from ekiben.kubernetes.client import Cluster
 
 __all__ = ["KINDS", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read"]
@@ -51,6 +52,15 @@ KINDS = {
             quiet=frozenset({"context", "s3", "source_path"}),
             optional=frozenset({"context"}),
         ),
+        # The wheels of the requirements.txt at source_path, below a prefix: `key`, which ends with a slash.
+        Kind(
+            name="Wheels",
+            inputs={**STORE, "key": str, "source_path": str, "python": str},
+            outputs={"uri": str},
+            fixed=frozenset({"namespace", "bucket", "key"}),
+            quiet=frozenset({"context", "s3", "source_path"}),
+            optional=frozenset({"context"}),
+        ),
         # An environment image. source: the zip of its context; image_uri: by its digest. The registry keeps it.
         Kind(
             name="Image",
@@ -77,6 +87,7 @@ def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
         "Keys": ("namespace", "secret"),
         "Bucket": ("namespace", "bucket"),
         "Object": ("namespace", "bucket", "key"),
+        "Wheels": ("namespace", "bucket", "key"),
         "Image": ("repository", "tag"),
         "Made": ("namespace",),
     }
@@ -110,6 +121,10 @@ def put(
         return {**inputs, "uri": buckets.made(_cluster(inputs), inputs["s3"], inputs["bucket"], stopped)}
     if kind.name == "Object":
         return {**inputs, "uri": buckets.uploaded(_cluster(inputs), **_object(inputs), source=inputs["source_path"])}
+    if kind.name == "Wheels":
+        lock, place = Path(inputs["source_path"]), (inputs["s3"], inputs["bucket"], inputs["key"])
+        wheels.kept(_cluster(inputs), *place, lock, inputs["python"], stopped, timeout_s)
+        return {**inputs, "uri": f"s3://{inputs['bucket']}/{inputs['key']}"}
     if kind.name == "Image":
         built = builds.built(
             inputs["repository"], inputs["tag"], inputs["source"], stopped=stopped, timeout_s=timeout_s
@@ -136,6 +151,8 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
         buckets.deleted(_cluster(state), state["s3"], state["bucket"])
     elif kind.name == "Object":
         buckets.removed(_cluster(state), **_object(state))
+    elif kind.name == "Wheels":  # without its list it is none
+        buckets.removed(_cluster(state), **_list(state))
     elif kind.name == "Made":
         leftovers.deleted(_cluster(state), state["labels"], timeout_s)
 
@@ -147,6 +164,8 @@ def _found(kind: Kind, state: Mapping[str, Any]) -> str:
         return buckets.found(_cluster(state), state["s3"], state["bucket"])
     if kind.name == "Object":
         return buckets.held(_cluster(state), **_object(state))
+    if kind.name == "Wheels":
+        return buckets.held(_cluster(state), **_list(state)).removesuffix(wheels.LIST)
     return builds.found(state["repository"], state["tag"])
 
 
@@ -156,3 +175,7 @@ def _cluster(state: Mapping[str, Any]) -> Cluster:
 
 def _object(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"s3": state["s3"], "bucket": state["bucket"], "key": state["key"]}
+
+
+def _list(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {"s3": state["s3"], "bucket": state["bucket"], "key": state["key"] + wheels.LIST}

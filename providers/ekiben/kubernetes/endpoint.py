@@ -33,6 +33,7 @@ START_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S = 600.0, 0.2, 2.0
 ROUTE_TIMEOUT_S = 60.0
 READY = "readyz"
 TAIL_LINES = 20
+GATEWAY_TIMEOUT = 504
 # Beside what the model may take, and what a request is held for: the way there and back.
 SLACK_S = 10.0
 
@@ -181,6 +182,11 @@ class Endpoint(runtime.Endpoint):
                 operation,
                 "no revision of it has traffic",
                 "Release a model with: ekiben release MODEL:VERSION",
+            )
+        if answer.status == GATEWAY_TIMEOUT:
+            return ModelFailed(
+                f"kubernetes: the model behind {self.part.name!r} did not answer {route!r} within its {self._facts.timeout_s:g} s "
+                f"and the {self._facts.hold_s:g} s that a call may be held (HTTP {answer.status})."
             )
         return refusal("kubernetes", self.part.name, route, answer.status, answer.body)
 

@@ -6,6 +6,7 @@ Every revision has a tag of its own, its id, by which it is called whatever its 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ekiben.bentos import environment
 from ekiben.errors import NoCapacity, NotFound, PreconditionFailed, ProviderError, Unavailable, Unsupported
+from ekiben.kubernetes.backends import BACKENDS
 from ekiben.kubernetes.calls import Address
 from ekiben.kubernetes.client import JSON_PATCH, Cluster, inside
 from ekiben.kubernetes.errors import Trouble, trouble_of
@@ -76,7 +78,7 @@ class Knative:
             },
             "spec": {
                 # More than one instance's share waits at the queue of its pod, where it is counted, and not at the server.
-                "containerConcurrency": 0, "timeoutSeconds": max(1, round(self._facts.timeout_s)), **pod,
+                "containerConcurrency": 0, "timeoutSeconds": self._timeout_s, **pod,
             },
         }  # fmt: skip
 
@@ -169,6 +171,11 @@ class Knative:
 
     def name(self, id: str) -> str:
         return f"{self._facts.service}-{id}"
+
+    @property
+    def _timeout_s(self) -> int:
+        """Knative knows one limit, for what the model takes and for how long a call is held before."""
+        return min(BACKENDS["knative"].timeout_s, math.ceil(self._facts.timeout_s + self._facts.hold_s))
 
     @property
     def _inside(self) -> str:

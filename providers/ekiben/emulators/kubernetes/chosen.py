@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 from ekiben.emulators.kubernetes import gateway, launch
+from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.layout import state_dir
 from ekiben.errors import EkibenError, Unavailable
 
-__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "stop", "with_gateway", "with_knative"]
+__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "release", "stop", "with_gateway", "with_knative"]
 
 NAME = "ekiben"
+# On the namespaces of stacks: `ekiben.kubernetes.facts`.
+STACK_LABEL = "ekiben.dev/stack"
 KIND_START_S = 600.0
 KIND_S = 60.0
 Say = Callable[[str], None]
@@ -122,6 +125,30 @@ def borrowed(say: Say = lambda line: None) -> Iterator[Chosen]:
 def keep() -> None:
     """Have a cluster that was started for a while go on when the last borrower ends."""
     _beside("cluster.lent").unlink(missing_ok=True)
+
+
+def release(environ: Mapping[str, str] = os.environ) -> str:
+    """Stop Ekiben's own cluster unless somebody uses it; why it goes on, and nothing where none runs any more.
+
+    Those use it who have borrowed it, and stacks that are in it.
+    """
+    users = _beside("cluster.users")
+    users.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with users.open("a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "other programs use it"
+        there = found(environ)
+        if there is None:
+            return ""
+        if there.origin != "own":
+            return "it is not Ekiben's own"
+        listed = Api(Path(there.kubeconfig)).get(f"/api/v1/namespaces?labelSelector={STACK_LABEL}")["items"]
+        if names := [one["metadata"]["name"] for one in listed]:
+            return f"there are stacks in it: {', '.join(sorted(names))}"
+        stop(environ)
+        return ""
 
 
 def _start_kind(say: Say) -> Chosen:

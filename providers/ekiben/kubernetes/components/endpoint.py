@@ -134,7 +134,11 @@ class Endpoint(Kubernetes, components.Endpoint):
     def _pod(self, storage: Storage, image: pulumi.Output[str]) -> pulumi.Output[dict[str, Any]]:
         """A server's, without its bento. Knative looks at the port itself, oftener than a kubelet does."""
         spec, resources = self.spec, self.spec.resources
-        told = components.server_variables(self, storage.uri)
+        told = {
+            **components.server_variables(self, storage.uri),
+            # Of those that are answered and those that wait, in one server: the next one is refused, and told when to come again.
+            "EKIBEN_SERVER_MAX_QUEUE": str(spec.concurrency + spec.max_queue),
+        }
         try:
             placed = placement(gpus=resources.gpus, gpu=resources.gpu)
         except Unsupported as error:

@@ -9,7 +9,7 @@ import pulumi
 
 from ekiben import __version__
 
-__all__ = ["Bucket", "Image", "Keys", "Made", "Object"]
+__all__ = ["Bucket", "Image", "Keys", "Made", "Object", "Wheels"]
 
 
 class _Declared(pulumi.CustomResource):
@@ -46,6 +46,15 @@ class Object(_Declared):
 
     def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("Object", name, inputs, opts, "uri")
+
+
+class Wheels(_Declared):
+    """The wheels of a requirements.txt. uri: s3://BUCKET/PREFIX/."""
+
+    uri: pulumi.Output[str]
+
+    def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("Wheels", name, inputs, opts, "uri")
 
 
 class Image(_Declared):

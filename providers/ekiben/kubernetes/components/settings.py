@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +13,13 @@ import pulumi
 
 from ekiben.errors import SpecError
 
-__all__ = ["PYTHON_IMAGE", "STORE_IMAGE", "Settings", "settings"]
+__all__ = ["BENEATH", "PYTHON_IMAGE", "STORE_IMAGE", "Settings", "settings"]
 
 PYTHON_IMAGE = "docker.io/library/python:3.13-slim-bookworm"
 # https://github.com/versity/versitygw
 STORE_IMAGE = "docker.io/versity/versitygw:v1.8.0"
+# The config of the emulated cluster, as JSON: what the stack's own does not say, it does.
+BENEATH = "EKIBEN_EMULATED_CONFIG"
 STORE_GIB = 20
 REGION = "us-east-1"
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -30,6 +34,7 @@ class Settings:
     storage -> the bucket that it is. store_image, store_gib, storage_class: of the store that is run.
 
     python_image: of trainings, functions and the base of environment images, in which {version} stands for a service's Python.
+    wheels: trainings find their packages in the bucket, where `up` puts them, and ask no index.
     registry: HOST/PATH that images are pushed to, with http:// where it speaks no TLS. pull_secret: with which nodes pull them.
 
     knative: whether the cluster has Knative Serving, None to ask it. domain: of its routes. ingress_url: where the cluster's
@@ -48,6 +53,7 @@ class Settings:
     store_gib: int = STORE_GIB
     storage_class: str = ""
     python_image: str = PYTHON_IMAGE
+    wheels: bool = False
     registry: str = ""
     pull_secret: str = ""
     knative: bool | None = None
@@ -61,6 +67,9 @@ class Settings:
 
 def settings() -> Settings:
     """The stack's. Raises SpecError for a value that cannot be, and for a store of one's own without its Secret."""
+    for key, value in json.loads(os.environ.get(BENEATH) or "{}").items():
+        if pulumi.runtime.get_config(key) is None:
+            pulumi.runtime.set_config(key, value)
     told = pulumi.Config("ekiben")
     found = Settings(
         context=pulumi.Config("kubernetes").get("context") or "",
@@ -73,6 +82,7 @@ def settings() -> Settings:
         store_gib=_whole(told, "storeGib", STORE_GIB),
         storage_class=told.get("storageClass") or "",
         python_image=told.get("pythonImage") or PYTHON_IMAGE,
+        wheels=_flag(told, "wheels") or False,
         registry=(told.get("registry") or "").rstrip("/"),
         pull_secret=told.get("pullSecret") or "",
         knative=_flag(told, "knative"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pulumi
@@ -10,13 +12,13 @@ import pulumi_kubernetes as k8s
 
 from ekiben import components
 from ekiben.errors import SpecError, Unsupported
-from ekiben.kubernetes import SUPPORT, trainjobs
+from ekiben.kubernetes import SUPPORT, trainjobs, wheels
 from ekiben.kubernetes.components.namespace import anywhere, namespace_of, network_policy
 from ekiben.kubernetes.components.program import Kubernetes, Rule, current, labels_of, namespace_name, rule
 from ekiben.kubernetes.components.registry import bus
-from ekiben.kubernetes.components.resources import Made
+from ekiben.kubernetes.components.resources import Made, Wheels
 from ekiben.kubernetes.components.serving import serves
-from ekiben.kubernetes.components.storage import storage_of
+from ekiben.kubernetes.components.storage import Storage, storage_of
 from ekiben.kubernetes.facts import COMPONENT, OWN_MIB
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod
@@ -26,6 +28,7 @@ __all__ = ["LIBRARY", "Training", "kind_of_run"]
 
 # What of this provider runs inside a training's pod.
 LIBRARY = ("kubernetes/container.py",)
+LOCK = "requirements.txt"
 # Room below /tmp: the packages of its lock, inputs, checkpoints, results.
 DISK_MIB = 50 * 1024
 # What `ekiben:services` calls them -> what a run is.
@@ -82,6 +85,7 @@ class Training(Kubernetes, components.Training):
             code=once(lineage.git_state, folder),
             input_uris=inputs,
             kind=self.kind_of_run,
+            wheels_uri=self._wheels(folder / LOCK, storage),
             context=program.settings.context,
             elastic=program.settings.elastic,
         )
@@ -99,6 +103,23 @@ class Training(Kubernetes, components.Training):
             rule("", "pods/log", "get"),
             rule("", "events", "list"),
         )
+
+    def _wheels(self, lock: Path, storage: Storage) -> pulumi.Input[str]:
+        """The prefix with the wheels of the lock; empty where it names none, and where they come from an index."""
+        told = current().settings
+        if not told.wheels or not lock.is_file():
+            return ""
+        python, text = wheels.python_of(told.python_image), lock.read_text("utf-8")
+        if not wheels.wanted(text, python):
+            return ""
+        digest = hashlib.sha256(f"{python}\n{text}".encode()).hexdigest()
+        made = Wheels(
+            f"{self.name}-wheels-{digest[:12]}",
+            {**storage.where, "key": f"wheels/{digest}/", "source_path": str(lock), "python": python},
+            # A run that was begun may still read them.
+            opts=self.opts(retain=True, depends_on=[storage.bucket]),
+        )
+        return made.uri
 
     def _pod(self) -> pulumi.Output[dict[str, Any]]:
         spec, resources = self.spec, self.spec.resources

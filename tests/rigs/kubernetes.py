@@ -1,0 +1,82 @@
+"""The rig of the provider `kubernetes`: a stack in a namespace of its own, on the real cluster that is emulated on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ekiben as ek
+from tests.rigs.stack import THEIRS, Stack
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from ekiben.emulators.kubernetes.chosen import Chosen
+
+OF_JOB = "batch.kubernetes.io/job-name"
+
+
+@contextmanager
+def cluster() -> Iterator[Chosen]:
+    """The one of this machine, which others use, too; the tests are skipped where there can be none."""
+    from ekiben.emulators.kubernetes import chosen, why_not
+
+    if chosen.found() is None and not chosen.kind_may() and (reason := why_not()):
+        pytest.skip(f"no cluster: {reason}")
+    with chosen.borrowed(lambda line: print(line, file=sys.stderr)) as there:
+        yield there
+
+
+def make(base: type) -> Any:
+    class KubernetesRig(base):  # type: ignore[misc, valid-type]
+        provider = "kubernetes"
+
+        def up(self) -> ek.Platform:
+            self.around = ExitStack()
+            env = self.around.enter_context(pytest.MonkeyPatch.context())
+            env.delenv("KUBECONFIG", raising=False)  # an emulated stack never goes to that one
+            try:
+                env.setenv("KUBECONFIG", self.around.enter_context(cluster()).kubeconfig)
+                self.stack = Stack(
+                    {"ekiben:provider": "kubernetes", "ekiben:emulate": True}, theirs=(*THEIRS, "KUBECONFIG")
+                )
+                self.around.callback(shutil.rmtree, self.stack.folder)
+                # The cluster is everybody's on this machine, and a namespace is called as its project is.
+                told = self.stack.folder / "Pulumi.yaml"
+                told.write_text(told.read_text("utf-8").replace("name: rig", f"name: rig-{uuid.uuid4().hex[:6]}", 1))
+                try:
+                    return self.stack.up()
+                except BaseException:
+                    self.stack.command("destroy", "--yes", check=False)
+                    raise
+            except BaseException:
+                self.around.close()
+                raise
+
+        def down(self) -> None:
+            with self.around:
+                self.stack.down()
+
+        def again(self) -> int:
+            return self.stack.again()
+
+        def rest(self, endpoint: str) -> None:
+            found = self.runtime.endpoint(endpoint)
+            until(lambda: all(revision.instances == 0 for revision in found.revisions()))
+
+        def take_away(self, run: ek.Run) -> None:
+            """As a node that is drained does: its pod is deleted, with the grace that it has."""
+            from ekiben.kubernetes.client import Cluster
+            from ekiben.kubernetes.keys import job_name
+
+            facts = self.platform.parts[run.training].facts
+            cluster, name = Cluster(facts["namespace"]), job_name(run.training, run.id, facts["storage_uri"])
+            for pod in cluster.list("Pod", "take a run's pods away", labels={OF_JOB: name}):
+                cluster.delete("Pod", pod["metadata"]["name"], "take a run's pods away")
+
+    return KubernetesRig()
