@@ -345,6 +345,8 @@ def test_an_endpoint_without_a_registry_for_its_image_says_what_to_set(project: 
         ({"ekiben:quota": "[1]"}, "quota"),
         ({"ekiben:knative": "perhaps"}, "knative"),
         ({"ekiben:storeGib": "0"}, "storeGib"),
+        ({"ekiben:cpuShare": "1.5"}, "cpuShare"),
+        ({"ekiben:cpuShare": "much"}, "cpuShare"),
     ],
 )
 def test_a_config_that_cannot_be_is_named(project: Path, config: dict[str, str], why: str) -> None:

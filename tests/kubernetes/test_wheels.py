@@ -137,6 +137,12 @@ def test_a_training_has_its_wheels_where_the_config_says_so(project: Path) -> No
     assert recorded.all("Wheels") == []
 
 
+def test_pods_may_use_more_than_they_are_put_on_a_node_for(project: Path) -> None:
+    recorded = run(program, project, {"ekiben:cpuShare": "0.1"})
+    (container,) = recorded.parts["income"].facts["pod"]["containers"]
+    assert (container["resources"]["requests"]["cpu"], container["resources"]["limits"]["cpu"]) == ("100m", "1000m")
+
+
 def test_what_a_stack_does_not_say_its_emulated_cluster_does(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         BENEATH, json.dumps({"ekiben:pythonImage": "node/python:3.11", "ekiben:storeImage": "node/store:1"})

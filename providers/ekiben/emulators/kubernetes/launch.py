@@ -49,6 +49,7 @@ class Cluster:
         return {
             "ekiben:registry": f"http://{self.registry}",
             "ekiben:pythonImage": f"{self.registry}/{images.BASE}",
+            "ekiben:cpuShare": "0.1",  # one node, of as many cores as this machine has, holds it all
             "ekiben:wheels": "true",  # pods reach no index
             "ekiben:storeImage": f"{self.registry}/{images.S3_GATEWAY}",
             **(knative.CONFIG if knative.installed(_layout()) else {}),

@@ -146,6 +146,8 @@ class Endpoint(Kubernetes, components.Endpoint):
         if self.backend.name == "knative":
             placed.pop("tolerations", None)
 
+        share = current().settings.cpu_share
+
         def made(known: Mapping[str, Any]) -> dict[str, Any]:
             variables = [
                 *s3_variables(S3.from_dict(known["s3"])),
@@ -154,7 +156,8 @@ class Endpoint(Kubernetes, components.Endpoint):
             if self.token:
                 variables.append(secret_variable("EKIBEN_SERVER_TOKEN", self.token, TOKEN))
             shape = pod(
-                "server", known["image"], vcpu=resources.vcpu, memory_mib=resources.memory_mib, gpus=resources.gpus,
+                "server", known["image"], vcpu=resources.vcpu, idle_vcpu=resources.vcpu * share,
+                memory_mib=resources.memory_mib, gpus=resources.gpus,
                 variables=variables, ports=[{"containerPort": PORT}], writable_mib=TMP_MIB, serviceAccountName=self.name,
                 **placed,
             )  # fmt: skip
@@ -180,7 +183,8 @@ def on_knative(endpoint: Endpoint, left: Made) -> dict[str, Any]:
         "autoscaling.knative.dev/window": f"{window_s}s",
     }
     empty = pod(
-        "server", program.settings.python_image, vcpu=0.1, memory_mib=64, command=["python3", "-c", placeholder.SOURCE],
+        "server", program.settings.python_image, vcpu=1.0, idle_vcpu=0.05, memory_mib=64,
+        command=["python3", "-c", placeholder.SOURCE],
         ports=[{"containerPort": PORT}], writable_mib=1, serviceAccountName=endpoint.name,
     )  # fmt: skip
     k8s.apiextensions.CustomResource(

@@ -34,6 +34,7 @@ class Settings:
     storage -> the bucket that it is. store_image, store_gib, storage_class: of the store that is run.
 
     python_image: of trainings, functions and the base of environment images, in which {version} stands for a service's Python.
+    cpu_share: of the vCPUs that specs ask for, the part that pods are put on a node for; they may use all of them.
     wheels: trainings find their packages in the bucket, where `up` puts them, and ask no index.
     registry: HOST/PATH that images are pushed to, with http:// where it speaks no TLS. pull_secret: with which nodes pull them.
 
@@ -53,6 +54,7 @@ class Settings:
     store_gib: int = STORE_GIB
     storage_class: str = ""
     python_image: str = PYTHON_IMAGE
+    cpu_share: float = 1.0
     wheels: bool = False
     registry: str = ""
     pull_secret: str = ""
@@ -82,6 +84,7 @@ def settings() -> Settings:
         store_gib=_whole(told, "storeGib", STORE_GIB),
         storage_class=told.get("storageClass") or "",
         python_image=told.get("pythonImage") or PYTHON_IMAGE,
+        cpu_share=_share(told, "cpuShare"),
         wheels=_flag(told, "wheels") or False,
         registry=(told.get("registry") or "").rstrip("/"),
         pull_secret=told.get("pullSecret") or "",
@@ -118,6 +121,16 @@ def _whole(told: pulumi.Config, key: str, default: int) -> int:
     if value is not None and value < 1:
         raise SpecError(f"The stack's config ekiben:{key} is {value}: it must be at least 1.")
     return default if value is None else value
+
+
+def _share(told: pulumi.Config, key: str) -> float:
+    try:
+        value = told.get_float(key)
+    except pulumi.ConfigTypeError as error:
+        raise SpecError(f"The stack's config ekiben:{key} is no number: {error}.") from error
+    if value is not None and not 0 < value <= 1:
+        raise SpecError(f"The stack's config ekiben:{key} is {value:g}: it must be above 0, and 1 at most.")
+    return 1.0 if value is None else value
 
 
 def _flag(told: pulumi.Config, key: str) -> bool | None:

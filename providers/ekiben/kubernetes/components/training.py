@@ -129,7 +129,8 @@ class Training(Kubernetes, components.Training):
             raise Unsupported(f"TrainingSpec of {self.name!r}: {error}") from error
         made = pod(
             "job", current().settings.python_image, vcpu=resources.vcpu, memory_mib=resources.memory_mib + OWN_MIB,
-            gpus=resources.gpus, writable_mib=DISK_MIB, serviceAccountName=self.name, **placed,
+            idle_vcpu=resources.vcpu * current().settings.cpu_share, gpus=resources.gpus,
+            writable_mib=DISK_MIB, serviceAccountName=self.name, **placed,
         )  # fmt: skip
         return pulumi.Output.all(made, self._priority() if spec.spot else "").apply(
             lambda told: {**told[0], **({"priorityClassName": told[1]} if told[1] else {})}
