@@ -22,8 +22,6 @@ __all__ = ["DIR", "alive", "config", "emulated", "enter", "forgotten", "found", 
 
 DIR, MADE = ".ekiben/.emulators", "made"
 KEY, PROVIDER, EMULATES = "ekiben:emulate", "ekiben:provider", ("aws", "kubernetes")
-
-
 KNATIVE = "ekiben:knative"
 # What stands beneath the config of a stack on an emulated cluster, as JSON: `kubernetes.components.settings` reads it.
 BENEATH = "EKIBEN_EMULATED_CONFIG"
