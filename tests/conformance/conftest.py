@@ -50,6 +50,10 @@ class Rig:
         """Have no instance of an endpoint left, as when nobody has called it for long."""
         raise NotImplementedError
 
+    def address(self, endpoint: str) -> tuple[str, str]:
+        """Where anybody calls an endpoint, and the Host to say there where that is another name."""
+        return str(self.platform.parts[endpoint].facts["url"]), ""
+
     def take_away(self, run: ek.Run) -> None:
         """Stop a run's job as a provider does that takes its capacity back: SIGTERM, the grace, SIGKILL."""
         raise NotImplementedError

@@ -19,8 +19,10 @@ from tests.waiting import until
 from .conftest import Rig
 
 
-def call(url: str, token: str = "", body: bytes = b'{"x": 2}') -> int:
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+def call(address: tuple[str, str], token: str = "", body: bytes = b'{"x": 2}') -> int:
+    url, host = address
+    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
+    request = urllib.request.Request(f"{url}/predict", data=body, headers=headers)
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
@@ -213,10 +215,10 @@ def test_e19_a_killed_instance_is_replaced(rig: Rig) -> None:
 
 def test_e20_a_token_is_needed_unless_the_endpoint_is_open(rig: Rig) -> None:
     assert rig.served
-    url = rig.runtime.endpoint("tiny-api").part.facts["url"]
-    assert call(url + "/predict") in (401, 403)
-    assert call(url + "/predict", "wrong") in (401, 403)
-    assert call(rig.runtime.endpoint("narrow").part.facts["url"] + "/predict") == 200
+    address = rig.address("tiny-api")
+    assert call(address) in (401, 403)
+    assert call(address, "wrong") in (401, 403)
+    assert call(rig.address("narrow")) == 200
 
 
 def test_e22_revisions_survive_a_crash(rig: Rig) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -68,6 +69,11 @@ def make(base: type) -> Any:
         def rest(self, endpoint: str) -> None:
             found = self.runtime.endpoint(endpoint)
             until(lambda: all(revision.instances == 0 for revision in found.revisions()))
+
+        def address(self, endpoint: str) -> tuple[str, str]:
+            """The ingress, by whose name only a public DNS leads here."""
+            facts = self.platform.parts[endpoint].facts
+            return facts["ingress_url"], urlsplit(facts["url"]).netloc
 
         def take_away(self, run: ek.Run) -> None:
             """As a node that is drained does: its pod is deleted, with the grace that it has."""

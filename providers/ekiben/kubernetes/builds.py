@@ -62,7 +62,7 @@ def built(repository: str, tag: str, source: str, *, stopped: threading.Event, t
         base = _base(told["base"], repository)
         _check_python(base, told)
         site = Path(folder, "layer", *SITE.strip("/").split("/"))
-        _install(context, site, told["python"], stopped, timeout_s or BUILD_TIMEOUT_S)
+        _install(context, site, told, stopped, timeout_s or BUILD_TIMEOUT_S)
         layer = _layer(Path(folder, "layer"), Path(folder, "layer.tar.gz"))
         for blob in base.manifest["layers"]:
             _copied(base.place, place, blob["digest"], Path(folder))
@@ -134,16 +134,17 @@ def _check_python(base: Base, told: Mapping[str, Any]) -> None:
         )
 
 
-def _install(context: Path, site: Path, python: str, stopped: threading.Event, timeout_s: float) -> None:
+def _install(context: Path, site: Path, told: Mapping[str, Any], stopped: threading.Event, timeout_s: float) -> None:
     """What both locks pin, and Ekiben's server, with their bytecode where this machine has that Python."""
     deadline = time.monotonic() + timeout_s
-    short = ".".join(python.split(".")[:2])
+    short = ".".join(told["python"].split(".")[:2])
     for name in (LOCK, OWN_LOCK):
         if not (context / name).read_text("utf-8").strip():
             continue
         command = [
-            uv(), "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(site),
+            uv(), "pip", "install", "--quiet", "--only-binary", ":all:", "--target", str(site),
             "--python-platform", f"{MACHINE}-{GLIBC}", "--python-version", short, "-r", str(context / name),
+            *(() if name == LOCK and told.get("needs") else ("--no-deps",)),
         ]  # fmt: skip
         ran(command, f"install {name}", stopped, deadline)
     shutil.copytree(context / "ekiben", site / "ekiben", dirs_exist_ok=True)

@@ -44,6 +44,8 @@ def flat_image(template: Bundle, base: str) -> Bundle:
     told = {
         "base": base.replace("{version}", environment.python),
         "python": environment.python,
+        # Not every lock names what its packages need.
+        "needs": True,
         "variables": {
             **{name: value for name, value in VARIABLES.items() if not name.startswith("AWS_")},
             LOCK_VARIABLE: lock_digest(environment.lock),
