@@ -71,9 +71,7 @@ def emulate(
     if provider is Emulated.KUBERNETES:
         if port:
             raise SpecError("--port is of the emulated AWS; a cluster has an address of its own.")
-        _kubernetes(
-            stop=stop, unused=unused, status=status, fresh=fresh, knative=knative, gateway=gateway, json=json
-        )
+        _kubernetes(stop=stop, unused=unused, status=status, fresh=fresh, knative=knative, gateway=gateway, json=json)
     else:
         if fresh:
             raise SpecError("--fresh is of the emulated Kubernetes; an AWS that is stopped forgets everything.")

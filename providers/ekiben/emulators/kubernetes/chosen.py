@@ -17,7 +17,18 @@ from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.layout import state_dir
 from ekiben.errors import EkibenError, Unavailable
 
-__all__ = ["Chosen", "borrowed", "choose", "found", "keep", "kind_may", "release", "stop", "with_gateway", "with_knative"]
+__all__ = [
+    "Chosen",
+    "borrowed",
+    "choose",
+    "found",
+    "keep",
+    "kind_may",
+    "release",
+    "stop",
+    "with_gateway",
+    "with_knative",
+]
 
 NAME = "ekiben"
 # On the namespaces of stacks: `ekiben.kubernetes.facts`.
