@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def answers(model: bytes, folder: Path) -> Any:
 def test_two_nodes_of_which_one_is_killed_make_the_model_that_one_makes(
     stack: Stack, training: Training, folder: Path, tmp_path: Path
 ) -> None:
+    pool = ThreadPoolExecutor(2)
+    two, one = (pool.submit(by_hand, folder, tmp_path / str(nodes), nodes) for nodes in (2, 1))
     id = f"pair-{os.urandom(3).hex()}"
     at = f"{stack.bucket}/runs/tiny/{id}"
     training.submit(ek.Job(id=id, params={"hold": True}))
@@ -139,6 +142,7 @@ def test_two_nodes_of_which_one_is_killed_make_the_model_that_one_makes(
     ]
     path = stack.api.path("Pod", first["metadata"]["name"])
     stack.api._json("DELETE", path, "kill a pod", {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
+    until(lambda: training.run(id).attempts == 2, "both begin again")
     run = until(lambda: run if (run := training.run(id)).ended else None, f"the run {id} ends")
     log = list(training.logs(id))
     assert (run.state, run.nodes, run.attempts) == ("succeeded", 2, 2), (run.reason, log)
@@ -147,8 +151,7 @@ def test_two_nodes_of_which_one_is_killed_make_the_model_that_one_makes(
     }
     assert len({line.rpartition(" ")[2] for line in log if "] model " in line}) == 1, "the nodes have one model"
     model = stack.store.get(f"{run.model_uri}model.json")
-    assert model == by_hand(folder, tmp_path / "two", 2), "the same bytes as without the kill"
-    alone = by_hand(folder, tmp_path / "one", 1)
-    assert numpy.abs(answers(model, folder) - answers(alone, folder)).max() <= BOUND
+    assert model == two.result(), "the same bytes as without the kill"
+    assert numpy.abs(answers(model, folder) - answers(one.result(), folder)).max() <= BOUND
     environment = run.lineage["environment"]
     assert "xgboost" in json.dumps(environment), environment

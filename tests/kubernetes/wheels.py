@@ -13,7 +13,7 @@ __all__ = ["packed"]
 
 
 def packed(names: Iterable[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Requirement -> a wheel with the installed files of a package, without its scripts: https://packaging.python.org/specifications/."""
+    """Requirement -> a wheel with the installed files of a package, without its scripts and tests: https://packaging.python.org/specifications/."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         found = metadata.distribution(name)
@@ -23,7 +23,7 @@ def packed(names: Iterable[str], folder: Path) -> Iterator[tuple[str, Path]]:
         inside = [
             file
             for file in found.files or ()
-            if ".." not in file.parts
+            if not {"..", "tests"} & {*file.parts}
             and file.suffix != ".pyc"
             and file.name not in ("RECORD", "INSTALLER", "REQUESTED")
         ]
