@@ -15,7 +15,6 @@ from ekiben import components
 from ekiben.errors import SpecError, Unsupported
 from ekiben.kubernetes.components import Endpoint, Function, Registry, Storage, Training
 from ekiben.kubernetes.components.function import crontab
-from ekiben.kubernetes.components.program import namespace_name
 from ekiben.kubernetes.facts import (
     COMPONENT,
     MANAGED_BY,
@@ -27,6 +26,7 @@ from ekiben.kubernetes.facts import (
     StorageFacts,
     TrainingFacts,
     facts_of,
+    namespace_name,
 )
 from ekiben.packing import archive
 

@@ -6,6 +6,8 @@ these records; what is missing or unknown in it is a SpecError that names the ke
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +31,7 @@ __all__ = [
     "TrainingFacts",
     "facts_of",
     "labels",
+    "namespace_name",
 ]
 
 F = TypeVar("F", bound=Record)
@@ -39,6 +42,8 @@ PROJECT, STACK, COMPONENT = "ekiben.dev/project", "ekiben.dev/stack", "ekiben.de
 RUN, REVISION = "ekiben.dev/run", "ekiben.dev/revision"
 # What the supervisor of a run takes beside the job, in MiB: a job that goes over its memory is then told of by its supervisor.
 OWN_MIB = 128
+# Of a namespace's name.
+NAME_CHARS = 63
 # On the pods of a plain Deployment that take part in the endpoint's traffic: "yes". The endpoint's Service selects by it.
 TRAFFIC = "ekiben.dev/traffic"
 
@@ -187,3 +192,13 @@ def labels(platform: Platform, part: Part, **more: str) -> dict[str, str]:
     """
     found = {MANAGED_BY: "ekiben", PROJECT: platform.project, STACK: platform.stack, COMPONENT: part.name}
     return {**found, **{f"ekiben.dev/{name}": value for name, value in more.items()}}
+
+
+def namespace_name(project: str, stack: str) -> str:
+    """PROJECT-STACK, as a namespace may be called: 63 of a-z, 0-9 and dashes; what had to be changed is told apart by a digest."""
+    plain = f"{project}-{stack}"
+    found = re.sub(r"[^a-z0-9-]+", "-", plain.lower()).strip("-")
+    if found == plain and len(found) <= NAME_CHARS:
+        return found
+    digest = hashlib.sha256(f"{project}\0{stack}".encode()).hexdigest()[:8]
+    return f"{found[: NAME_CHARS - 9].strip('-')}-{digest}".removeprefix("-")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ekiben.errors import AccessDenied, NotFound, ProviderError
 from ekiben.kubernetes.client import Cluster
-from ekiben.kubernetes.facts import PROJECT, STACK
+from ekiben.kubernetes.facts import PROJECT, STACK, namespace_name
 from ekiben.records import Platform
 from ekiben.waiting import looks
 
@@ -41,7 +41,7 @@ def found(
     facts = next(
         (one.facts for one in (platform.parts.values() if platform else ()) if one.provider == "kubernetes"), {}
     )
-    namespace = str(facts.get("namespace") or f"{project}-{stack}")
+    namespace = str(facts.get("namespace") or namespace_name(project, stack))
     cluster = Cluster(namespace, str(facts.get("context") or config.get("kubernetes:context") or ""))
     operation = "look for what there is"
     all_kinds = list(kinds(cluster, operation))

@@ -58,7 +58,7 @@ def request(
     if nodes > 1 and facts.kind == "Job":  # a JobSet does so by itself
         pod["subdomain"] = name
     whole_s = (ask["timeout_s"] + ask["grace_s"]) * (ask["retries"] + 1) + AROUND_S
-    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     failed = {
         "action": "FailJob",
         "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [FAILED]},

@@ -11,9 +11,9 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from ekiben.components import Component
-from ekiben.kubernetes.components.program import Kubernetes, current, labels_of, namespace_name
+from ekiben.kubernetes.components.program import Kubernetes, current, labels_of
 from ekiben.kubernetes.components.settings import Settings
-from ekiben.kubernetes.facts import COMPONENT
+from ekiben.kubernetes.facts import COMPONENT, namespace_name
 
 __all__ = ["Namespace", "anywhere", "namespace_of", "network_policy", "port", "to_store"]
 

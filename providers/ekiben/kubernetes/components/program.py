@@ -5,8 +5,6 @@ All of a stack is in one namespace, PROJECT-STACK, so names in it are the compon
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,11 +27,10 @@ if TYPE_CHECKING:
     from ekiben.kubernetes.components.storage import Storage
     from ekiben.kubernetes.components.store import Store
 
-__all__ = ["Kubernetes", "Rule", "current", "exported", "labels_of", "namespace_name", "rule"]
+__all__ = ["Kubernetes", "Rule", "current", "exported", "labels_of", "rule"]
 
 # Of a Role: apiGroups, resources, verbs, and resourceNames where they are known.
 Rule = Mapping[str, Any]
-NAME_CHARS = 63
 
 
 @dataclass
@@ -164,16 +161,6 @@ def labels_of(component: str) -> dict[str, str]:
     """What everything carries that is made for a component; with "" what belongs to the whole stack."""
     project, stack = pulumi.get_project(), pulumi.get_stack()
     return {MANAGED_BY: "ekiben", PROJECT: project, STACK: stack, COMPONENT: component}
-
-
-def namespace_name(project: str, stack: str) -> str:
-    """PROJECT-STACK, as a namespace may be called: 63 of a-z, 0-9 and dashes; what had to be changed is told apart by a digest."""
-    plain = f"{project}-{stack}"
-    found = re.sub(r"[^a-z0-9-]+", "-", plain.lower()).strip("-")
-    if found == plain and len(found) <= NAME_CHARS:
-        return found
-    digest = hashlib.sha256(f"{project}\0{stack}".encode()).hexdigest()[:8]
-    return f"{found[: NAME_CHARS - 9].strip('-')}-{digest}".removeprefix("-")
 
 
 def exported(record: pulumi.Output[Platform]) -> None:

@@ -14,12 +14,12 @@ from ekiben import components
 from ekiben.errors import SpecError, Unsupported
 from ekiben.kubernetes import SUPPORT, trainjobs, wheels
 from ekiben.kubernetes.components.namespace import anywhere, namespace_of, network_policy
-from ekiben.kubernetes.components.program import Kubernetes, Rule, current, labels_of, namespace_name, rule
+from ekiben.kubernetes.components.program import Kubernetes, Rule, current, labels_of, rule
 from ekiben.kubernetes.components.registry import bus
 from ekiben.kubernetes.components.resources import Made, Wheels
 from ekiben.kubernetes.components.serving import serves
 from ekiben.kubernetes.components.storage import Storage, storage_of
-from ekiben.kubernetes.facts import COMPONENT, OWN_MIB
+from ekiben.kubernetes.facts import COMPONENT, OWN_MIB, namespace_name
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod
 from ekiben.programs import facts, once
