@@ -32,26 +32,45 @@ from tests.kubernetes.test_roles import allowed, called
 from tests.waiting import until
 
 API = "apis/trainer.kubeflow.org/v1alpha1"
-TRAINER = binaries.Module(path="github.com/kubeflow/trainer/v2", version="v2.3.0", packages={})
+TRAINER, OLDEST, NEWEST = "github.com/kubeflow/trainer/v2", "v2.0.0", "v2.3.0"
+# A field of a TrainJob's spec that the oldest lacks.
+ONLY_NEWEST = "activeDeadlineSeconds"
 DEFINITIONS = ("trainjobs", "trainingruntimes")
 STRICT = "?fieldValidation=Strict&dryRun=All"
 JOB = Path(__file__).parents[1] / "rigs" / "project" / "training_jobs" / "tiny"
 KEYS = {"EKIBEN_S3_SECRET": "keys", "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
 
 
-@pytest.fixture(scope="module")
-def plane(api_server: ControlPlane) -> ControlPlane:
-    """With the Trainer's definitions, as its module has them."""
+def install(plane: ControlPlane, version: str) -> None:
+    """The definitions of a version of the Trainer, as its module has them, in another's place; skips where there are none."""
+    trainer = binaries.Module(path=TRAINER, version=version, packages={})
     try:
-        folder = binaries.sources(TRAINER, TRAINER.path)[TRAINER.path] / "manifests" / "base" / "crds"
+        folder = binaries.sources(trainer, TRAINER)[TRAINER] / "manifests" / "base" / "crds"
     except EkibenError as error:
         pytest.skip(f"the Trainer's definitions are not to be had here: {error}")
     for name in DEFINITIONS:
         path = folder / f"trainer.kubeflow.org_{name}.yaml"
         definition = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-        api_server.call("POST", "apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        at = f"apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+        plane.call("PATCH", f"{at}?fieldManager=tests&force=true", definition, content="application/apply-patch+yaml")
     for name in DEFINITIONS:
-        api_server.wait(f"{API}/{name}")
+        plane.wait(f"{API}/{name}")
+
+
+def taken(plane: ControlPlane, namespace: str, thing: dict[str, Any]) -> str:
+    """What the server says against an object, each of whose fields its definition has to have; empty where it would make it."""
+    again = {key: thing[key] for key in ("apiVersion", "kind", "spec")}
+    again["metadata"] = {"name": f"{thing['metadata']['name']}-b", "labels": thing["metadata"]["labels"]}
+    try:
+        plane.call("POST", f"{API}/namespaces/{namespace}/{thing['kind'].lower()}s{STRICT}", again)
+    except urllib.error.HTTPError as error:
+        return str(json.loads(error.read())["message"])
+    return ""
+
+
+@pytest.fixture(scope="module")
+def plane(api_server: ControlPlane) -> ControlPlane:
+    install(api_server, OLDEST)
     return api_server
 
 
@@ -122,11 +141,13 @@ def test_what_is_submitted_is_what_the_trainer_takes_and_comes_to_the_same_job(
     with pytest.raises(ek.AlreadyExists, match="other inputs or parameters"):
         training.submit(ek.Job(id="Monday-1", params={"scale": 3.0}))
     made = Made(plane, training, "Monday-1")
-    for thing in (made.runtime, made.trainjob):
-        # Every field is one that the definition has.
-        again = {key: thing[key] for key in ("apiVersion", "kind", "spec")}
-        again["metadata"] = {"name": f"{made.name}-b", "labels": thing["metadata"]["labels"]}
-        plane.call("POST", f"{API}/namespaces/{made.namespace}/{thing['kind'].lower()}s{STRICT}", again)
+    things = (made.runtime, made.trainjob)
+    assert [taken(plane, made.namespace, thing) for thing in things] == ["", ""]
+    install(plane, NEWEST)
+    later = {**made.trainjob, "spec": {**made.trainjob["spec"], ONLY_NEWEST: 60}}
+    until(lambda: not taken(plane, made.namespace, later), "the server has read the definitions")
+    assert [taken(plane, made.namespace, thing) for thing in things] == ["", ""]
+    for thing in things:
         assert thing["metadata"]["labels"] == labels(training.platform, training.part, run="Monday-1")
     (nodes,) = made.runtime["spec"]["template"]["spec"]["replicatedJobs"]
     pod = nodes["template"]["spec"]["template"]["spec"]
@@ -136,8 +157,8 @@ def test_what_is_submitted_is_what_the_trainer_takes_and_comes_to_the_same_job(
     assert nodes["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
     # The Job that comes of it is one that the server takes.
     job = {"metadata": {"name": f"{made.name}-node-0"}, "spec": nodes["template"]["spec"]}
-    taken = plane.call("POST", f"apis/batch/v1/namespaces/{made.namespace}/jobs{STRICT}", job)
-    assert (taken["spec"]["completions"], taken["spec"]["completionMode"]) == (2, "Indexed")
+    accepted = plane.call("POST", f"apis/batch/v1/namespaces/{made.namespace}/jobs{STRICT}", job)
+    assert (accepted["spec"]["completions"], accepted["spec"]["completionMode"]) == (2, "Indexed")
     (ask,) = made.trainjob["spec"]["trainer"]["env"]
     assert json.loads(training._storage.get(training._storage.key(ask["value"])))["params"]["scale"] == 2.0
     # The longest name that a pod comes to.
