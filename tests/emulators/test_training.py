@@ -164,6 +164,39 @@ def test_packages_do_what_moto_lacks(aws: Aws) -> None:
     client.delete_model_package_group(ModelPackageGroupName="g")
 
 
+def test_the_instances_of_an_isolated_job_reach_each_other_and_nothing_else(aws: Aws, bucket: str) -> None:
+    code = (
+        "exec python3 -c '\n"
+        "import json, os, socket, time, urllib.request\n"
+        'base = os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")\n'
+        'told = json.load(open(f"{base}/input/config/resourceconfig.json"))\n'
+        'mine, (first, other) = told["current_host"], told["hosts"]\n'
+        "if mine == first:\n"
+        "    with socket.create_server((first, 7001)) as server:\n"
+        '        print("heard", server.accept()[0].recv(5).decode())\n'
+        "else:\n"
+        "    for _ in range(1200):\n"
+        "        try:\n"
+        "            socket.create_connection((first, 7001)).sendall(other.encode()[:5])\n"
+        "            break\n"
+        "        except OSError:\n"
+        "            time.sleep(0.1)\n"
+        "try:\n"
+        f'    urllib.request.urlopen("{aws.server.url}/", timeout=5)\n'
+        '    print("reached")\n'
+        "except OSError as error:\n"
+        '    print("cut off", type(error).__name__)\n'
+        "'"
+    )
+    resources = {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 10}
+    name = submit(aws, bucket, code, EnableNetworkIsolation=True, ResourceConfig=resources)
+    assert ended(aws, name)["TrainingJobStatus"] == "Completed", lines(aws, name)
+    said = sorted(lines(aws, name))
+    if any("not cut off" in line for line in said):
+        pytest.skip("this system makes no network namespaces for this user")
+    assert said == ["cut off URLError", "cut off URLError", "heard algo-"]
+
+
 def test_an_isolated_job_reaches_nothing_but_itself(aws: Aws, bucket: str) -> None:
     code = (
         "exec python3 -c '\n"

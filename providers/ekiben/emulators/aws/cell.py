@@ -1,5 +1,6 @@
-"""`python -I cell.py [--cut-off] BASE HOSTS COMMAND...`: become a command that finds BASE at /opt/ml, and the host names of the
-file HOSTS; cut off, its network is a loopback device of its own and nothing else.
+"""`python -I cell.py [--network FILE] BASE HOSTS COMMAND...`: become a command that finds BASE at /opt/ml, and the host names of
+the file HOSTS, in the network whose holder FILE names. `python -I cell.py --hold FILE` is such a holder, until it is ended: of a
+network with a loopback device and nothing else, which the instances of a job share.
 
 Only the command and what it starts see it (namespaces of Linux). Where the kernel does not allow that to this user,
 SAGEMAKER_BASE_DIR says where BASE is, as it does for AWS's own containers, and the network stays. It imports nothing of Ekiben.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import stat
 import struct
@@ -24,18 +26,12 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 def enter(base: str, hosts: str) -> None:
     """Raises OSError where it cannot be done."""
     libc = ctypes.CDLL(None, use_errno=True)
-    uid, gid = os.getuid(), os.getgid()
 
     def mount(source: str, target: str, type_: str, flags: int) -> None:
         if libc.mount(source.encode(), target.encode(), type_.encode(), flags, None):
             raise OSError(ctypes.get_errno(), f"mount {target}")
 
-    if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if uid else 0)):
-        raise OSError(ctypes.get_errno(), "unshare")
-    if uid:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                file.write(text)
+    _unshare(CLONE_NEWNS)
     mount("none", "/", "none", MS_REC | MS_PRIVATE)
     if not os.path.isdir(PLACE):
         _make_place(mount)
@@ -43,12 +39,39 @@ def enter(base: str, hosts: str) -> None:
     mount(hosts, "/etc/hosts", "none", MS_BIND)
 
 
-def cut_off() -> None:
-    """Leave the machine's network; what is on 127.0.0.1 from now on is this command's. Raises OSError where it cannot be done."""
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare")
+def hold(file: str) -> None:
+    """Make a network, say in the file who holds it, and hold it. Raises OSError where it cannot be done."""
+    _unshare(CLONE_NEWNET)
     with socket.socket() as any_:
         fcntl.ioctl(any_, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    with open(f"{file}.new", "w", encoding="ascii") as told:
+        told.write(str(os.getpid()))
+    os.rename(f"{file}.new", file)
+    signal.pause()
+
+
+def cut_off(file: str) -> None:
+    """Go from the machine's network into the one that is held. Raises OSError where it cannot be done."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(file, encoding="ascii") as told:
+        holder = told.read()
+    for kind, name in ((CLONE_NEWUSER, "user"), (CLONE_NEWNET, "net")):
+        if kind == CLONE_NEWUSER and os.getuid() == 0:
+            continue
+        with open(f"/proc/{holder}/ns/{name}", "rb") as namespace:
+            if libc.setns(namespace.fileno(), kind):
+                raise OSError(ctypes.get_errno(), f"setns {name}")
+
+
+def _unshare(kind: int) -> None:
+    """As a user like any other, in a namespace where that user may."""
+    uid, gid = os.getuid(), os.getgid()
+    if ctypes.CDLL(None, use_errno=True).unshare(kind | (CLONE_NEWUSER if uid else 0)):
+        raise OSError(ctypes.get_errno(), "unshare")
+    if uid:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(text)
 
 
 def _make_place(mount) -> None:  # type: ignore[no-untyped-def]
@@ -71,17 +94,17 @@ def _make_place(mount) -> None:  # type: ignore[no-untyped-def]
     os.close(there)
 
 
-def main(base: str, hosts: str, command: list[str], *, isolated: bool) -> None:
+def main(base: str, hosts: str, command: list[str], *, network: str = "") -> None:
+    if network:
+        try:
+            cut_off(network)
+        except (OSError, AttributeError) as error:
+            print(f"[emulator] the network is not cut off, as it would be in SageMaker ({error})", flush=True)
     try:
         enter(base, hosts)
     except (OSError, AttributeError) as error:
         os.environ["SAGEMAKER_BASE_DIR"] = base
         print(f"[emulator] there is no {PLACE} here ({error}): SAGEMAKER_BASE_DIR says where it is", flush=True)
-    if isolated:
-        try:
-            cut_off()
-        except (OSError, AttributeError) as error:
-            print(f"[emulator] the network is not cut off, as it would be in SageMaker ({error})", flush=True)
     try:
         os.execvp(command[0], command)  # noqa: S606 - what it was given to run
     except OSError as error:
@@ -90,5 +113,9 @@ def main(base: str, hosts: str, command: list[str], *, isolated: bool) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    off = words[0] == "--cut-off"
-    main(words[off], words[off + 1], words[off + 2 :], isolated=off)
+    if words[0] == "--hold":
+        hold(words[1])
+    elif words[0] == "--network":
+        main(words[2], words[3], words[4:], network=words[1])
+    else:
+        main(words[0], words[1], words[2:])

@@ -40,6 +40,8 @@ FAILURE_CHARS = 1024
 TOLD_TO_END = 128 + signal.SIGTERM
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 TICK_S, SYNC_S = 0.1, 1.0
+HELD_S, HELD_TICK_S = 30.0, 0.01  # until a network is there
+CELL = (sys.executable, "-I", str(cell.__file__))
 INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
 logger = logging.getLogger("ekiben.emulators.aws")
@@ -110,6 +112,7 @@ class Running:
         self._hosts = [f"algo-{rank + 1}" for rank in range(self._count)]
         self._stopping, self._closing, self.ended = threading.Event(), threading.Event(), threading.Event()
         self._wards: list[Ward] = []
+        self._holder: Ward | None = None
         name, now = record.training_job_name, int(time.time())
         self._logs = [
             Log(folder / f"{host}.log", LOG_GROUP, f"{name}/{host}-{now}", account, region, str(asked["RoleArn"]))
@@ -139,8 +142,13 @@ class Running:
     def kill(self) -> None:
         self._closing.set()
         self._stopping.set()
+        self._kill()
+
+    def _kill(self) -> None:
         for ward in self._wards:
             ward.kill()
+        if self._holder:
+            self._holder.kill()
 
     def live(self) -> None:
         try:
@@ -168,6 +176,7 @@ class Running:
             logger.info("the training job %s: %s", self.record.training_job_name, error)
             status, secondary, reason = "Failed", "Failed", f"ClientError: {error}"
         finally:
+            self._kill()
             for log in self._logs:
                 log.send(last=True)
         if reason:
@@ -231,11 +240,10 @@ class Running:
             )
         self._tell("InProgress", "Training", "Training image download completed. Training in progress.")
         self.record.training_start_time = _now()
+        network = self._network() if self.asked.get("EnableNetworkIsolation") else []
         for host, log in zip(self._hosts, self._logs, strict=True):
             base = self.folder / host
-            # Several instances reach each other over the network that they would be cut off from.
-            alone = ["--cut-off"] if self.asked.get("EnableNetworkIsolation") and self._count == 1 else []
-            cells = [sys.executable, "-I", str(cell.__file__), *alone, str(base), str(self.folder / "hosts"), *command]
+            cells = [*CELL, *network, str(base), str(self.folder / "hosts"), *command]
             with log.path.open("ab") as output:
                 self._wards.append(Ward(cells, env=self._env(host), cwd=base, output=output))
         mirrors = self._mirrors()
@@ -273,6 +281,19 @@ class Running:
         said = told.read_text("utf-8", "replace").strip() if told.is_file() else ""
         return "Failed", "Failed", f"AlgorithmError: {said}, exit code: {codes[failed]}"
 
+    def _network(self) -> list[str]:
+        """Have a network that only the instances are in; what their cells are told of it. They say so where there can be none."""
+        held = self.folder / "network"
+        held.unlink(missing_ok=True)
+        with (self.folder / "network.log").open("ab") as output:
+            holder = self._holder = Ward(
+                [*CELL, "--hold", str(held)], env=dict(os.environ), cwd=self.folder, output=output
+            )
+        deadline = time.monotonic() + HELD_S
+        while not held.exists() and holder.wait(HELD_TICK_S) is None and time.monotonic() < deadline:
+            pass
+        return ["--network", str(held)]
+
     def _end(self) -> None:
         """Ask what still runs to end, and see that it does."""
         for ward in self._wards:
@@ -281,7 +302,7 @@ class Running:
         for ward in self._wards:
             while ward.wait(TICK_S) is None and time.monotonic() < deadline and not self._closing.is_set():
                 pass
-            ward.kill()
+        self._kill()
 
     def _upload(self) -> None:
         where = self.asked["OutputDataConfig"]
