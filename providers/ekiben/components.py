@@ -25,7 +25,7 @@ from ekiben.cost import Cost
 from ekiben.errors import SpecError, Unsupported
 from ekiben.features import Support
 from ekiben.monitoring import BudgetSpec, MonitorSpec
-from ekiben.programs import Sealed, traced_shortly
+from ekiben.programs import Sealed, calls_first, traced_shortly
 from ekiben.records import Part, Platform
 from ekiben.specs import (
     Dispensable,
@@ -306,6 +306,7 @@ def export(*components: Component[Any]) -> None:
     known = providers()
     for used in sorted({component.provider for component in components}):
         importlib.import_module(f"{known[used]}.components").exported(record)
+    calls_first()
 
 
 def tags(component: Component[Any]) -> dict[str, str]:

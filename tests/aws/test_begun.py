@@ -16,7 +16,7 @@ import pytest
 import ekiben as ek
 from ekiben.aws import begun
 from ekiben.aws.components import policies
-from tests.crash.ups import RESOURCES
+from tests.crash.clouds import Aws
 
 from .conftest import REGION
 from .program import Recorded, run
@@ -65,7 +65,7 @@ def test_every_type_is_known_once(made: Recorded) -> None:
 
 
 def test_the_kills_are_aimed_at_as_many_resources_as_there_are(made: Recorded) -> None:
-    assert len(made.made) + len({"the stack", "the provider aws", "the provider ekiben"}) == RESOURCES
+    assert len(made.made) + len({"the stack", "the provider aws", "the provider ekiben"}) == Aws.resources
 
 
 def identity(type: str, inputs: dict[str, Any], known: tuple[str, ...] = ()) -> str | None:

@@ -16,6 +16,7 @@ from ekiben.aws.components.program import Aws, current
 from ekiben.components import Component
 from ekiben.cost import Cost
 from ekiben.errors import SpecError
+from ekiben.packing import Bundle
 from ekiben.programs import facts
 
 __all__ = ["Storage", "key_statements", "read_statements", "storage_of", "write_statements"]
@@ -30,6 +31,7 @@ class Storage(Aws, components.Storage):
 
     support = SUPPORT
     bucket: aws.s3.Bucket
+    _library: pulumi.Output[str] | None = None
 
     def create(self) -> None:
         if self.spec.kms_key and not KEY_ARN.fullmatch(self.spec.kms_key):
@@ -88,6 +90,12 @@ class Storage(Aws, components.Storage):
     @property
     def uri(self) -> pulumi.Output[str]:
         return pulumi.Output.concat("s3://", self.bucket.bucket)
+
+    def library(self, bundle: Bundle) -> pulumi.Output[str]:
+        """The s3:// URI of Ekiben's own archive for jobs: one object for all trainings of this storage."""
+        if self._library is None:
+            self._library = self.upload(bundle, self, "-library")
+        return self._library
 
     def cost(self) -> Cost:
         return prices.bucket()

@@ -94,7 +94,7 @@ class Training(Aws, components.Training):
             instance_type=self.instance_type,
             code_uri=self.upload(code, storage, "-code"),
             code_sha256=code.sha256,
-            library_uri=self.upload(library, storage, "-library"),
+            library_uri=storage.library(library),
             library_sha256=library.sha256,
             code=once(lineage.git_state, folder),
             input_uris=inputs,
