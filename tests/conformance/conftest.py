@@ -59,8 +59,10 @@ class Rig:
         raise NotImplementedError
 
     hosted = False
-    # Are requests held while all instances are busy? Is a prediction logged when its caller has the answer, or soon after?
+    # Are requests held while all instances are busy?
     holds = True
+    # Is an instance free when a call in it has taken too long, or only when the call itself has ended?
+    ends_calls = True
 
     def connect(self) -> ek.Runtime:
         return ek.connect(self.platform)

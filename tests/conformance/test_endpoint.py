@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -172,7 +173,12 @@ def test_e15_a_model_that_fails_or_takes_too_long(rig: Rig) -> None:
         narrow.invoke({}, route="broken")
     with pytest.raises(ek.ModelFailed, match="2"):
         narrow.invoke({"seconds": 30}, route="slow")
-    assert until(lambda: narrow.invoke({"x": 2}).body) == served.sample["response"]
+
+    def answer() -> Any:
+        with suppress(*() if rig.ends_calls else (ek.ModelFailed, ek.Unavailable)):
+            return narrow.invoke({"x": 2}).body
+
+    assert until(answer) == served.sample["response"]
 
 
 def test_e16_e18_from_zero_the_first_requests_are_held(rig: Rig) -> None:

@@ -135,6 +135,8 @@ class Endpoint(Kubernetes, components.Endpoint):
         """A server's, without its bento. Knative looks at the port itself, oftener than a kubelet does."""
         spec, resources = self.spec, self.spec.resources
         told = {
+            # A pod may go with what it holds: a prediction is in the store before its answer leaves, unless the program says less.
+            "EKIBEN_LOG_FLUSH_S": "0",
             **components.server_variables(self, storage.uri),
             # Of those that are answered and those that wait, in one server: the next one is refused, and told when to come again.
             "EKIBEN_SERVER_MAX_QUEUE": str(spec.concurrency + spec.max_queue),

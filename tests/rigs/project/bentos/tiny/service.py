@@ -9,7 +9,7 @@ from pathlib import Path
 import bentoml
 
 
-@bentoml.service(image=bentoml.images.Image(python_version="3.12").requirements_file("requirements.txt"))
+@bentoml.service(image=bentoml.images.Image(python_version="3.11").requirements_file("requirements.txt"))
 class Tiny:
     def __init__(self) -> None:
         self.slope = json.loads((Path(__file__).parent / "model" / "model.json").read_text("utf-8"))["slope"]
