@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,10 +125,8 @@ def test_the_commands_of_the_page(tmp_path: Path) -> None:
         assert answers == {"employment-api": expected, "cloud-api": expected}
         assert "hybrid: nothing left." in said
     finally:
-        subprocess.run(
-            [sys.executable, "-m", "ekiben.cli", "destroy", "--yes"],
-            cwd=tmp_path, capture_output=True, timeout=280, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+        if (tmp_path / ".ekiben" / "hybrid").exists():
+            here.run("ekiben destroy --yes")
         aws.stop(stacks.state_dir(tmp_path.resolve()))
 
 
