@@ -41,7 +41,8 @@ SINGLY = ("tests/engine/", "tests/cli/test_readme.py")
 # Long, and under the engine: first of those.
 LONG = (
     *TOGETHER, "tests/new/test_project.py", "tests/aws/test_deployed.py", "tests/aws/test_roles.py",
-    "tests/aws/test_stack_compute.py", "tests/emulators/test_plugin_engine.py",
+    "tests/aws/test_stack_compute.py", "tests/emulators/test_plugin_engine.py", "tests/cli/test_hybrid.py",
+    "tests/kubernetes/test_hybrid.py",
 )  # fmt: skip
 
 

@@ -19,8 +19,6 @@ from ekiben.emulators.kubernetes.chosen import Chosen
 from tests.cli.test_hybrid import COLUMNS, ROWS, SERVICE, bits
 from tests.rigs.stack import STACK, THEIRS, Stack
 
-from .wheels import packed
-
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
 np = pytest.importorskip("numpy")
@@ -72,10 +70,10 @@ def stack(emulated_kubernetes: Chosen) -> Iterator[Stack]:
     if emulated_kubernetes.origin != "own":
         pytest.skip("an emulated stack runs on Ekiben's own cluster")
     if sys.version_info[:2] != (3, 11):
-        pytest.skip("the pods have Python 3.11, and the packages that are installed here are for another one")
+        pytest.skip("the pods have Python 3.11, and the versions that are installed here may be for others")
     config = {
-        "ekiben:provider": "kubernetes", "ekiben:emulate": ["aws", "kubernetes"], "aws:region": "us-east-1",
-        **emulated_kubernetes.config,
+        "ekiben:provider": "kubernetes", "ekiben:emulate": ["aws", "kubernetes"], "ekiben:knative": False,
+        "aws:region": "us-east-1",
     }  # fmt: skip
     made = Stack(config, theirs=(*THEIRS, "AWS_", "KUBECONFIG"))
     for name in ("training_jobs", "bentos", "functions"):
@@ -83,11 +81,10 @@ def stack(emulated_kubernetes: Chosen) -> Iterator[Stack]:
     # A namespace of its own for each try.
     (made.folder / "Pulumi.yaml").write_text(f"name: hybrid-{uuid.uuid4().hex[:6]}\nruntime: python\nmain: infra/\n")
     job, bento = made.folder / "training_jobs" / "income", made.folder / "bentos" / "income"
-    lock = [requirement for requirement, _ in packed(("numpy", "scipy", "xgboost-cpu"), made.folder / "wheels")]
-    served = [f"{name}=={importlib.metadata.version(name)}" for name in ("bentoml", "numpy", "xgboost-cpu")]
+    trained, served = (pinned("numpy", "scipy", "xgboost-cpu"), pinned("bentoml", "numpy", "xgboost-cpu"))
     for path, text in {
-        made.folder / "infra" / "__main__.py": PROGRAM, job / "train.py": JOB, job / "requirements.txt": "\n".join(lock),
-        bento / "service.py": SERVICE, bento / "requirements.txt": "\n".join(served),
+        made.folder / "infra" / "__main__.py": PROGRAM, job / "train.py": JOB, job / "requirements.txt": trained,
+        bento / "service.py": SERVICE, bento / "requirements.txt": served,
     }.items():  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -110,11 +107,6 @@ def test_what_a_cluster_has_trained_answers_the_same_wherever_it_was_copied_to(s
     rows = random.normal(size=(ROWS, COLUMNS)).astype(np.float32)
     (folder / "request.json").write_text(json.dumps({"rows": rows.tolist()}))
     stack.command("put", "rows.csv", "lake/rows/")
-    stack.command("put", *(f"wheels/{one.name}" for one in (folder / "wheels").iterdir()), "lake/wheels/")
-    record = stack.state_dir / "platform.json"
-    told = json.loads(record.read_text())
-    told["parts"]["income"]["facts"]["wheels_uri"] = told["parts"]["lake"]["facts"]["uri"] + "/wheels/"
-    record.write_text(json.dumps(told))
     stack.command("train", "income", "--id", "first", "--follow")
     digest = here(stack, REGISTER).strip()
     stack.command("approve", "income:1", "--registry", "models", "--why", "the best")
@@ -127,6 +119,11 @@ def test_what_a_cluster_has_trained_answers_the_same_wherever_it_was_copied_to(s
         stack.command("release", "income:1", "--registry", f"{name}-models", "--endpoint", f"{name}-api")
         answer = json.loads(stack.command("invoke", f"{name}-api", "--data", "@request.json").stdout)
         assert bits(answer) == expected, provider
+
+
+def pinned(*names: str) -> str:
+    """A lock of these as they are installed here."""
+    return "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in names)
 
 
 def here(stack: Stack, program: str) -> str:
