@@ -70,8 +70,8 @@ def _plain(value: Any) -> bool:
 
 @contextmanager
 def traced_shortly() -> Iterator[None]:
-    """Pulumi puts the whole Python stack of each resource into the state, down to the interpreter's start. That is two fifths of a
-    state, which the engine writes anew twice for each resource that it makes.
+    """Pulumi puts the whole Python stack of each resource into the state, down to the interpreter's start. That is up to two
+    fifths of a resource in it, and the engine writes all of it anew twice for each resource that it makes.
     """
     before = getattr(sys, "tracebacklimit", None)
     sys.tracebacklimit = TRACED_FRAMES
