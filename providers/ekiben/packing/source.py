@@ -57,6 +57,7 @@ AT_HOME = frozenset(
         "daemon.py",
         "forwarding.py",
         "monitoring.py",
+        "programs.py",
         "specs.py",
         "testing.py",
     }
