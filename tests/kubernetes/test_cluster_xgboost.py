@@ -144,11 +144,16 @@ def test_two_nodes_of_which_one_is_killed_make_the_model_that_one_makes(
     stack.api._json("DELETE", path, "kill a pod", {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
     until(lambda: training.run(id).attempts == 2, "both begin again")
     run = until(lambda: run if (run := training.run(id)).ended else None, f"the run {id} ends")
-    log = list(training.logs(id))
-    assert (run.state, run.nodes, run.attempts) == ("succeeded", 2, 2), (run.reason, log)
-    assert {line for line in log if f"goes on after {KEPT_AT} trees" in line} == {
-        f"[{rank}] node {rank} goes on after {KEPT_AT} trees" for rank in (0, 1)
-    }
+    assert (run.state, run.nodes, run.attempts) == ("succeeded", 2, 2), (run.reason, list(training.logs(id)))
+    wanted = [f"[{rank}] node {rank} goes on after {KEPT_AT} trees" for rank in (0, 1)]
+    wanted += ["[0] model ", "[1] model "]
+
+    def whole() -> list[str] | None:
+        """The log, once the second node has stored its own, too: the run has ended with the first."""
+        log = list(training.logs(id))
+        return log if all(any(line.startswith(each) for line in log) for each in wanted) else None
+
+    log = until(whole, "both logs are stored")
     assert len({line.rpartition(" ")[2] for line in log if "] model " in line}) == 1, "the nodes have one model"
     model = stack.store.get(f"{run.model_uri}model.json")
     assert model == two.result(), "the same bytes as without the kill"

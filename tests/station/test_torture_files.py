@@ -46,6 +46,8 @@ class Watch:
 
 
 def test_what_is_kept_of_a_file_is_small(events: Events, tmp_path: Path) -> None:
+    few = Watch(events, tmp_path / "few", 1)
+    assert [few.look(), few.look()] == [0, 1]  # what the first look imports is not kept of a file
     watch = Watch(events, tmp_path / "lake", 1000)
     tracemalloc.start()
     try:
