@@ -108,13 +108,17 @@ def _kubernetes(
 
     said = {"yours": "The cluster of KUBECONFIG", "kind": "The cluster by kind", "own": "Ekiben's cluster"}
     if stop:
-        if unused and (why := chosen.release()):
-            if json:
-                show.to_json(_cluster(chosen.found()))
-            else:
-                show.say(f"The cluster goes on: {why}.")
-            return
-        was = chosen.stop()
+        if unused:
+            # Stopped once: the next one may be somebody else's.
+            was, why = chosen.found(), chosen.release()
+            if why:
+                if json:
+                    show.to_json(_cluster(chosen.found()))
+                else:
+                    show.say(f"The cluster goes on: {why}.")
+                return
+        else:
+            was = chosen.stop()
         if json:
             show.to_json(_cluster(None))
         elif was is None:

@@ -151,14 +151,13 @@ def release(environ: Mapping[str, str] = os.environ) -> str:
         except BlockingIOError:
             return "other programs use it"
         there = found(environ)
-        if there is None:
-            return ""
-        if there.origin != "own":
-            return "it is not Ekiben's own"
-        listed = Api(Path(there.kubeconfig)).get(f"/api/v1/namespaces?labelSelector={STACK_LABEL}")["items"]
-        if names := [one["metadata"]["name"] for one in listed]:
-            return f"there are stacks in it: {', '.join(sorted(names))}"
-        stop(environ)
+        if there is not None:
+            if there.origin != "own":
+                return "it is not Ekiben's own"
+            listed = Api(Path(there.kubeconfig)).get(f"/api/v1/namespaces?labelSelector={STACK_LABEL}")["items"]
+            if names := [one["metadata"]["name"] for one in listed]:
+                return f"there are stacks in it: {', '.join(sorted(names))}"
+        stop(environ)  # where none runs: what a killed one has left
         return ""
 
 

@@ -37,7 +37,10 @@ def ensure(kubeconfig: Path, say: knative.Say = lambda line: None) -> None:
         say("Installing the Gateway API")
         for one in kinds:
             api.apply(paths.of(one), one)
-        knative.wait(deadline, "the Gateway API", lambda: all(paths.established(one) for one in kinds))
+        knative.wait(
+            deadline, "its kinds", lambda: all(paths.established(one) for one in kinds),
+            patience_s=PATIENCE_S, of="the Gateway API", remedy="Repeat it",
+        )  # fmt: skip
     for one in _gateway():
         api.apply(paths.of(one), one)
 

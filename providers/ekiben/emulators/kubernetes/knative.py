@@ -238,11 +238,18 @@ def _takes_a_service(api: Api) -> bool:
     return True
 
 
-def wait(deadline: float, what: str, there: Callable[[], bool]) -> None:
-    """Return when something is there. Raises Unavailable after the deadline, with what was waited for."""
+def wait(
+    deadline: float,
+    what: str,
+    there: Callable[[], bool],
+    *,
+    patience_s: float = PATIENCE_S,
+    of: str = "Knative Serving",
+    remedy: str = f"See `kubectl get pods --namespace {NAMESPACE}`",
+) -> None:
+    """Return when something `of` what is installed is there. Raises Unavailable after the deadline, with what was waited for."""
     while not there():
         if time.monotonic() > deadline:
-            raise Unavailable(
-                "kubernetes", f"install {what}", "it did not come up in time", f"See `kubectl get pods --namespace {NAMESPACE}`",
-            )  # fmt: skip
+            why = f"{what} did not come up within {patience_s:g} s"
+            raise Unavailable("kubernetes", f"install {of}", why, remedy)
         time.sleep(POLL_S)
