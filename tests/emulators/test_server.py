@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -11,9 +13,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ekiben.emulators.aws import Server, ensure, policies, running, stop
+from ekiben.emulators.aws.plugin.kind import Aws as Plugin
+from ekiben.emulators.aws.plugin.s3 import empty
+from ekiben.emulators.aws.plugin.table import KINDS
 from ekiben.emulators.plugins.install import install
 from ekiben.engine.pulumi_cli import Cli
-from ekiben.errors import AlreadyExists, SpecError, Unavailable
+from ekiben.errors import AccessDenied, AlreadyExists, SpecError, Unavailable
 
 from .conftest import Aws
 
@@ -97,6 +102,31 @@ def test_a_bucket_tells_that_its_events_go_to_eventbridge(aws: Aws) -> None:
         Bucket="told", NotificationConfiguration={"EventBridgeConfiguration": {}}
     )
     assert "EventBridgeConfiguration" in aws.s3.get_bucket_notification_configuration(Bucket="told")
+
+
+def test_a_bucket_with_more_versions_than_a_page_holds_is_deleted(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in aws.server.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"paged-{uuid.uuid4().hex[:6]}"
+    aws.s3.create_bucket(Bucket=name)
+    aws.s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    for _ in range(5):
+        aws.s3.put_object(Bucket=name, Key="k", Body=b"")
+    assert empty(aws.s3, name, at_once=2) == ["k"] * 5
+    KINDS["aws:s3/bucket:Bucket"].delete(Plugin(aws.server.url, "us-east-1"), name, {"forceDestroy": True})
+    with pytest.raises(ClientError, match="404"):
+        aws.s3.head_bucket(Bucket=name)
+
+
+def test_an_object_that_is_held_is_named(aws: Aws) -> None:
+    name = f"held-{uuid.uuid4().hex[:6]}"
+    aws.s3.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    aws.s3.put_object(
+        Bucket=name, Key="ledger", Body=b"1", ObjectLockMode="COMPLIANCE",
+        ObjectLockRetainUntilDate=datetime.now(UTC) + timedelta(days=1),
+    )  # fmt: skip
+    with pytest.raises(AccessDenied, match="'ledger' stays"):
+        empty(aws.s3, name)
 
 
 def test_a_bucket_whose_versioning_is_suspended_is_emptied(aws: Aws) -> None:

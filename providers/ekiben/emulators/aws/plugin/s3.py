@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ekiben.emulators.aws.plugin.kind import Aws, Kind, Props, camel, found, pascal, tag_list, untagged
-from ekiben.errors import Unavailable
+from ekiben.errors import AccessDenied, Unavailable
 from ekiben.waiting import looks
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "empty"]
 
 NAMES = {
     "id": "ID", "sseAlgorithm": "SSEAlgorithm", "kmsMasterKeyId": "KMSMasterKeyID", "mfaDelete": "MFADelete",
@@ -56,7 +56,7 @@ def _delete_bucket(aws: Aws, id: str, props: Props) -> None:
         return
     written: list[str] = []
     for _ in looks(EMPTIED_S, 0.2, 2.0):
-        written = _empty(s3, id) or written
+        written = empty(s3, id) or written
         try:
             s3.delete_bucket(Bucket=id)
         except s3.exceptions.ClientError as error:
@@ -69,17 +69,22 @@ def _delete_bucket(aws: Aws, id: str, props: Props) -> None:
     raise Unavailable("aws", f"delete the bucket {id!r}", why, "End what writes, and run it again")
 
 
-def _empty(s3: Any, bucket: str) -> list[str]:
+def empty(s3: Any, bucket: str, at_once: int = BATCH) -> list[str]:
     """The keys that were there."""
-    keys = []
-    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-        there = [
-            {"Key": one["Key"], "VersionId": one["VersionId"]}
-            for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
-        ]
-        for start in range(0, len(there), BATCH):
-            s3.delete_objects(Bucket=bucket, Delete={"Objects": there[start : start + BATCH], "Quiet": True})
-        keys += [one["Key"] for one in there]
+    keys: list[str] = []
+    more = True
+    while more:
+        # From the start each time: moto gives nothing after a version which is gone by then.
+        page = s3.list_object_versions(Bucket=bucket, MaxKeys=at_once)
+        more = page["IsTruncated"]
+        there = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+        if objects := [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in there]:
+            for refused in s3.delete_objects(Bucket=bucket, Delete={"Objects": objects}).get("Errors", ()):
+                why = f"{refused['Key']!r} stays: {refused.get('Message', refused['Code'])}"
+                raise AccessDenied(
+                    "aws", f"empty the bucket {bucket!r}", why, "Take away what holds it, and run it again"
+                )
+        keys += [one["Key"] for one in objects]
     return keys
 
 
