@@ -11,6 +11,7 @@ from botocore.credentials import Credentials
 
 from ekiben.kubernetes import s3
 from ekiben.kubernetes.s3 import Refused, Store
+from tests.fakes.http import Handler, serving
 
 from .store import client
 
@@ -77,3 +78,23 @@ def test_a_refusal_names_no_key_of_the_store(store_url: str, bucket: str) -> Non
         client(store_url).get(f"{bucket}/nothing")
     assert "testing" not in str(refused.value)
     assert (refused.value.status, refused.value.code) == (404, "NoSuchKey")
+
+
+@pytest.mark.parametrize(
+    ("body", "missing", "why"),
+    [(b"<html><br></html>", 0, "no XML"), (b"<ListBucketResult>", 0, "no XML"), (b"<ListBucket", 8, "breaks off")],
+    ids=["a proxy's page", "half of it", "cut off"],
+)
+def test_an_answer_that_is_not_the_stores_is_as_none(
+    body: bytes, missing: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pods wait for a store that is away for a while: OSError is how they know it."""
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+
+    class Broken(Handler):
+        def answer(self, path: str, query: dict[str, str], given: bytes) -> None:
+            self.close_connection = True
+            self.reply(200, body, {"Content-Length": str(len(body) + missing)})
+
+    with serving(Broken) as server, pytest.raises(OSError, match=why):
+        list(client(server.url).list("s3://lake/"))

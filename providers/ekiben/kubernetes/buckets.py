@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 from collections.abc import Mapping
@@ -106,7 +105,7 @@ def _asked(cluster: Cluster, s3: Mapping[str, Any], operation: str, call: Any) -
         return call(store)
     except Refused as error:
         raise _error_of(error, operation) from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise Unavailable(
             "kubernetes", operation, f"the store does not answer: {error or type(error).__name__}",
             "Look at its pod, and whether its address (ekiben:s3OutsideUrl) is reached from here",

@@ -44,7 +44,10 @@ class Found(NamedTuple):
 
 
 class Store:
-    """A store at `url`. Buckets and keys are given as s3://BUCKET/KEY."""
+    """A store at `url`. Buckets and keys are given as s3://BUCKET/KEY.
+
+    Its methods raise Refused where the store says no, and OSError where it does not answer, or the answer breaks off.
+    """
 
     def __init__(self, url: str, key_id: str, secret: str, region: str) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -93,7 +96,7 @@ class Store:
         if size <= PART_BYTES:
             self._asked("PUT", uri, file=(path, 0, size))
             return
-        found = xml.etree.ElementTree.fromstring(self._asked("POST", uri, query={"uploads": ""})[1])  # noqa: S314 - our store
+        found = _parsed(self._asked("POST", uri, query={"uploads": ""})[1])
         upload, told = str(found.findtext("{*}UploadId")), []
         try:
             for number, at in enumerate(range(0, size, PART_BYTES), 1):
@@ -118,7 +121,7 @@ class Store:
         if after:
             query["start-after"] = after.removeprefix(f"s3://{bucket}/")
         while True:
-            page = xml.etree.ElementTree.fromstring(self._asked("GET", f"s3://{bucket}", query=query)[1])  # noqa: S314
+            page = _parsed(self._asked("GET", f"s3://{bucket}", query=query)[1])
             for one in page.iterfind("{*}Contents"):
                 told = {
                     name: str(one.findtext(f"{{*}}{name}") or "") for name in ("Key", "Size", "ETag", "LastModified")
@@ -152,9 +155,12 @@ class Store:
             except Refused as error:
                 if not left or error.status not in AGAIN:
                     raise
-            except (OSError, http.client.HTTPException):
+            except OSError:
                 if not left:
                     raise
+            except http.client.HTTPException as error:
+                if not left:
+                    raise ConnectionError(f"the store's answer breaks off ({error or type(error).__name__})") from error
             time.sleep(pause_s)
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
@@ -240,9 +246,17 @@ def _copied(source: http.client.HTTPResponse, target: IO[bytes]) -> int:
     return size
 
 
+def _parsed(body: bytes) -> xml.etree.ElementTree.Element:
+    """What the store answers. Raises ConnectionError for what is no XML, such as the page of a proxy between."""
+    try:
+        return xml.etree.ElementTree.fromstring(body)  # noqa: S314 - our store's
+    except xml.etree.ElementTree.ParseError as error:
+        raise ConnectionError(f"the store's answer is no XML ({error})") from error
+
+
 def _code(body: bytes) -> str:
     """The store's own word for what is wrong; nothing of the request, which it may quote."""
     try:
-        return str(xml.etree.ElementTree.fromstring(body).findtext("{*}Code") or "")  # noqa: S314
-    except xml.etree.ElementTree.ParseError:
+        return str(_parsed(body).findtext("{*}Code") or "")
+    except ConnectionError:
         return ""
