@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -192,6 +193,26 @@ def test_a_pod_that_is_killed_in_the_middle_delivers_again(pod: Callable[..., Po
     one.start()
     one.until(lambda: len(one.seen()) == 2)
     assert {event["id"] for event in one.seen()} == {"slow"}
+
+
+def test_a_pod_that_cannot_go_on_ends_and_says_why(pod: Callable[..., Pod]) -> None:
+    one = pod().start()
+    # Somebody has written where the pod alone writes.
+    one.store.put(f"{one.bucket}/deliveries/watch/dead/{name_of('x')}.json", b"[1]")
+    one.store.put(f"{one.bucket}/deliveries/watch/again/{name_of('x')}", b"")
+    assert one.process is not None
+    one.until(lambda: one.process and one.process.poll() is not None)
+    assert one.process.returncode != 0
+    assert "Traceback" in (one.root / "log").read_text()
+
+
+@pytest.mark.parametrize("length", ["-1", "many", "9" * 40])
+def test_a_body_of_no_length_is_not_read(pod: Callable[..., Pod], length: str) -> None:
+    one = pod().start()
+    connection = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE_S)
+    connection.request("POST", "/call", headers={"content-length": length})
+    assert connection.getresponse().status == 413
+    connection.close()
 
 
 def ask(pod: Pod, data: Any, token: str = TOKEN) -> tuple[int, Any]:

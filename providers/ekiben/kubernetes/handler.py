@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -41,6 +42,8 @@ PORT = 8080
 LOOK_S, PRUNE_S = 1.0, 3600.0
 LONGEST_PAUSE_S = 3600.0
 BODY_BYTES = 6 << 20
+# Neither negative, which would be read to the end of the connection, nor anything else that is no length.
+LENGTH = re.compile(r"[0-9]{1,12}")
 TAIL_LINES = 20
 # What the pod alone has to know.
 OWN = ("EKIBEN_SERVER_TOKEN", "EKIBEN_FUNCTION", "EKIBEN_ARCHIVE", "PYTHONPATH", "HOSTNAME")
@@ -61,13 +64,17 @@ class Handler:
         self._env = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
 
     async def run(self) -> None:
-        """Look, and deliver, until it is told to stop. What runs then is given back: it is delivered again."""
-        looking = asyncio.create_task(self._look())
-        delivering = asyncio.create_task(self._deliver())
-        await self.stopping.wait()
-        for task in (looking, delivering):
+        """Look, and deliver, until it is told to stop. What runs then is given back: it is delivered again.
+
+        Raises what neither can go on after, so that the pod ends, and says why: one that goes on would look well, and do nothing.
+        """
+        tasks = [asyncio.create_task(one) for one in (self.stopping.wait(), self._look(), self._deliver())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(looking, delivering, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def begin(self) -> None:
         """Know what is new from here on. Until then the pod is not ready; the store may be away for a while."""
@@ -155,7 +162,8 @@ class Handler:
 
     async def _deliver(self) -> None:
         while True:
-            due = [one for one in self._open.values() if one["next_at"] <= time.time()]
+            # A copy: what has come is put there from a thread.
+            due = [one for one in list(self._open.values()) if one["next_at"] <= time.time()]
             if not due:
                 await asyncio.sleep(LOOK_S / 4)
                 continue
@@ -212,33 +220,33 @@ class _Request(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        self._say(HTTPStatus.OK if self.path == "/readyz" else HTTPStatus.NOT_FOUND, {})
+        self._reply(HTTPStatus.OK if self.path == "/readyz" else HTTPStatus.NOT_FOUND, {})
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("content-length") or 0)
-        if length > BODY_BYTES:
+        length = self.headers.get("content-length") or "0"
+        if not LENGTH.fullmatch(length) or int(length) > BODY_BYTES:
             self.close_connection = True
-            self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"{BODY_BYTES} bytes are the most"})
+            self._reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"{BODY_BYTES} bytes are the most"})
             return
-        body = self.rfile.read(length)
+        body = self.rfile.read(int(length))
         given = self.headers.get("authorization", "").removeprefix("Bearer ") or self.headers.get(TOKEN_HEADER, "")
         if not hmac.compare_digest(given.encode(), self.server.token.encode()):
-            self._say(HTTPStatus.UNAUTHORIZED, {"error": "the token is missing or wrong"})
+            self._reply(HTTPStatus.UNAUTHORIZED, {"error": "the token is missing or wrong"})
         elif self.path not in ("/", "/call") or not self.server.open:
-            self._say(HTTPStatus.NOT_FOUND, {"error": "the function is not called by HTTP"})
+            self._reply(HTTPStatus.NOT_FOUND, {"error": "the function is not called by HTTP"})
         else:
             try:
                 data = json.loads(body or b"{}")
             except ValueError:
-                self._say(HTTPStatus.BAD_REQUEST, {"error": "what was sent is no JSON"})
+                self._reply(HTTPStatus.BAD_REQUEST, {"error": "what was sent is no JSON"})
                 return
             told = self.server.answer(data if isinstance(data, dict) else {"body": data})
-            self._say(HTTPStatus.INTERNAL_SERVER_ERROR if "error" in told else HTTPStatus.OK, told)
+            self._reply(HTTPStatus.INTERNAL_SERVER_ERROR if "error" in told else HTTPStatus.OK, told)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a call has its log."""
 
-    def _say(self, status: HTTPStatus, told: Mapping[str, Any]) -> None:
+    def _reply(self, status: HTTPStatus, told: Mapping[str, Any]) -> None:
         body = json.dumps(told, allow_nan=False).encode()
         with contextlib.suppress(OSError):  # who has asked may have gone
             self.send_response(status)
