@@ -20,6 +20,7 @@ from ekiben import packing
 from ekiben.kubernetes.facts import S3, TrainingFacts, facts_of
 from ekiben.kubernetes.jobs import ask_of, request
 from ekiben.kubernetes.keys import FAILED, event_key
+from ekiben.kubernetes.rounds import Rounds
 from ekiben.kubernetes.s3 import Refused
 
 from .conftest import platform, training_part
@@ -229,6 +230,25 @@ def test_a_node_whose_pod_is_killed_takes_the_others_into_another_round(pods: Ca
     (cut, whole) = one.kept("attempts.json")
     assert (cut["state"], whole["state"]) == ("interrupted", "succeeded")
     assert "node 1 was killed" in cut["reason"]
+
+
+def test_a_first_node_that_goes_before_it_has_stored_the_model_takes_the_others_into_another_round(
+    pods: Callable[..., Pods],
+) -> None:
+    one = pods(nodes=2, spot=True)
+    second = one.start(1)
+    # The first node's pod, as far as the store sees it, up to the moment at which it is killed.
+    first = Rounds(one.store, f"{one.bucket}/runs/tiny/run-1/rounds", 0, 2, "127.0.0.1")
+    assert first.enter(lambda: False)
+    assert first.succeeded(lambda: False)
+    first.leave()
+    assert second.poll() is None, "it waits for what the first node has made"
+    for pod in (one.start(0), second):
+        status, said = ended(pod)
+        assert status == 0, said
+    told = one.kept("status.json")
+    assert (told["state"], told["metrics"]["slope"]) == ("succeeded", 3.0)
+    assert "node 0 was killed" in one.kept("rounds/0001/end.json")["reason"]
 
 
 def test_the_lock_is_installed_from_wheels_where_there_is_no_index(pods: Callable[..., Pods], tmp_path: Path) -> None:

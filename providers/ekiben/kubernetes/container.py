@@ -38,13 +38,24 @@ from ekiben.records import Event, now
 from ekiben.runs import lineage_of, metrics_of
 from ekiben.station import processes
 from ekiben.station.attempts import RESUMES
-from ekiben.station.contained import Attempts, Shown, empty, environment_of, has_files, interpreter, own_copy
+from ekiben.station.contained import (
+    Attempts,
+    Shown,
+    empty,
+    environment_of,
+    has_files,
+    interpreter,
+    own_copy,
+)
 from ekiben.station.interruptions import last_checkpoint, lost_s
 from ekiben.station.nodes import Verdict, start, watch
 
 __all__ = ["main"]
 
 NAME_TIMEOUT_S = 30.0
+LOOK_S = 1.0
+# How the run has ended: written last, by node 0.
+STATUS = "status.json"
 
 
 class Node:
@@ -105,28 +116,44 @@ def main() -> int:
 
 
 def _run(node: Node) -> int:
-    """Round after round, until one succeeds, or this pod is told to stop, or the retries are used up."""
+    """Round after round, until the run has ended, or this pod is told to stop."""
     node.kept.begin(lambda: _account(node))
-    while True:
-        ended = node.rounds.ended()
-        if ended and ended[-1]["state"] == "succeeded":
-            return 0
-        if len(node.failures(ended)) > node.ask["retries"]:
-            return _over(node, Verdict(state="failed", reason=str(node.failures(ended)[-1]["reason"])))
-        if (times := sum(one["state"] == "interrupted" for one in ended)) > RESUMES:
-            return _over(
-                node,
-                Verdict(state="failed", reason=f"it was interrupted {times} times, at last: {ended[-1]['reason']}"),
-            )
-        if not node.rounds.enter(lambda: node.stopped):
-            if node.stopped:
-                return _stopped(node)
-            continue
-        verdict = _round(node, node.rounds.number)
-        if verdict.state == "succeeded":
+    while not node.stopped:
+        if told := node.kept.earlier(STATUS):
+            return _ended(node, json.loads(told))
+        verdict = _given_up(node) or _tried(node)
+        if verdict is not None and node.rank == 0:
             return _over(node, verdict)
-        if node.stopped:
-            return _stopped(node)
+        if verdict is not None:
+            _wait_for_node_0(node, verdict)
+    return _stopped(node)
+
+
+def _given_up(node: Node) -> Verdict | None:
+    """How the run has ended, where its rounds so far are all that it gets."""
+    ended = node.rounds.ended()
+    failures = node.failures(ended)
+    if len(failures) > node.ask["retries"]:
+        return Verdict(state="failed", reason=str(failures[-1]["reason"]))
+    if (times := sum(one["state"] == "interrupted" for one in ended)) > RESUMES:
+        return Verdict(state="failed", reason=f"it was interrupted {times} times, at last: {ended[-1]['reason']}")
+    return None
+
+
+def _tried(node: Node) -> Verdict | None:
+    """How the run has ended, where the round that goes on succeeds; None where there has to be another one."""
+    if not node.rounds.enter(lambda: node.stopped or bool(node.kept.earlier(STATUS))):
+        return None
+    verdict = _round(node, node.rounds.number)
+    return verdict if verdict.state == "succeeded" else None
+
+
+def _wait_for_node_0(node: Node, verdict: Verdict) -> None:
+    """Node 0 says how the run has ended. One that goes before it has stored the model ends the round: then all make another."""
+    while not node.stopped and not node.kept.earlier(STATUS):
+        if verdict.state == "succeeded" and node.rounds.end_of():
+            return
+        time.sleep(LOOK_S)
 
 
 def _round(node: Node, number: int) -> Verdict:
@@ -202,21 +229,15 @@ def _told(node: Node) -> str:
 def _stopped(node: Node) -> int:
     """This pod was told to stop: what there is, is stored, and another pod goes on."""
     with _forgiven(node):
-        node.rounds.end("interrupted", _told(node))
+        if node.rounds.number:
+            node.rounds.end("interrupted", _told(node))
         _save_attempts(node)
         node.kept.finish()
     return INTERRUPTED
 
 
 def _over(node: Node, verdict: Verdict) -> int:
-    """The run has ended so: node 0 says it, and the others wait until it has."""
-    if node.rank:
-        # Node 0 may yet go before it has stored the model: then the next round needs this node, too.
-        while not node.stopped and not node.kept.earlier("status.json"):
-            time.sleep(1)
-        with _forgiven(node):
-            node.kept.finish()
-        return 0 if verdict.state == "succeeded" else FAILED
+    """The run has ended so: this is node 0, which says it, once all that it has made is stored."""
     output = node.run_dir / "output"
     ask = {**node.ask, "attempt": len(node.attempts.all), "lost_s": node.attempts.lost_s}
     lineage = lineage_of(output, ask, node.found.get("inputs", {}), node.found.get("environment", {}), node.log.note)
@@ -226,25 +247,26 @@ def _over(node: Node, verdict: Verdict) -> int:
     else:
         node.log.note(f"failed: {verdict.reason}")
     node.kept.finish()
-    status = {"state": verdict.state, "reason": verdict.reason, "attempts": ask["attempt"], "ended_at": now()}
-    node.kept.put(
-        "status.json", json.dumps({**status, "metrics": metrics, "lineage": lineage}, allow_nan=False).encode()
-    )
-    _publish(node, verdict, status["ended_at"])
-    if verdict.state == "succeeded":
-        node.rounds.end("succeeded", "")
-        return 0
-    return FAILED
+    status = {
+        "state": verdict.state, "reason": verdict.reason, "attempts": ask["attempt"], "ended_at": now(),
+        "metrics": metrics, "lineage": lineage,
+    }  # fmt: skip
+    node.kept.put(STATUS, json.dumps(status, allow_nan=False).encode())
+    return _ended(node, status)
 
 
-def _publish(node: Node, verdict: Verdict, at: str) -> None:
+def _ended(node: Node, status: Mapping[str, Any]) -> int:
+    """The run has ended, and says so. A pod that comes again tells it again: the one before may have gone in between."""
     ask = node.ask
     event = Event(
-        id=f"training-ended-{ask['id']}", type="TrainingEnded", source=ask["training"], subject=ask["id"], time=at,
-        data={"state": verdict.state, "reason": verdict.reason},
+        id=f"training-ended-{ask['id']}", type="TrainingEnded", source=ask["training"], subject=ask["id"],
+        time=status["ended_at"], data={"state": status["state"], "reason": status["reason"]},
     )  # fmt: skip
     with _forgiven(node):
-        node.store.put(f"{ask['bus']}/{event_key(event.id)}", event.to_json().encode())
+        if node.rank == 0:
+            node.store.put(f"{ask['bus']}/{event_key(event.id)}", event.to_json().encode())
+        node.kept.finish()
+    return 0 if status["state"] == "succeeded" else FAILED
 
 
 def _prepared(node: Node) -> dict[str, Any]:

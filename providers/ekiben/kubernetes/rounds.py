@@ -2,7 +2,7 @@
 
     rounds/0001/0000.json        node 0 is in it, where it is found, and a number that grows while its pod lives
     rounds/0001/done-0000.json   node 0 has succeeded
-    rounds/0001/end.json         how it ended: written once, by whichever node knows first; all others follow it
+    rounds/0001/end.json         it has failed, or was interrupted: written once, by whichever node knows first; all others follow
 
 A pod that was killed comes back and finds itself in a round that it knows nothing of: that round is over, and the next begins with
 all nodes. Needs the standard library alone.
@@ -83,13 +83,13 @@ class Rounds:
         return self.end("failed", reason)
 
     def succeeded(self, stopped: Callable[[], bool]) -> bool:
-        """This node has: wait until all have. False where the round ends otherwise, or is stopped."""
+        """This node has: wait until all have. False where the round ends before that, or somebody `stopped` it."""
         self._store.put(self._at(f"done-{self._name(self._rank)}"), b"{}")
-        while not stopped() and (end := self.end_of()) is None:
+        while not stopped() and self.end_of() is None:
             if all(self._read(self._at(f"done-{self._name(rank)}")) is not None for rank in range(self._count)):
                 return True
             time.sleep(LOOK_S)
-        return not stopped() and end is not None and end["state"] == "succeeded"
+        return False
 
     def leave(self) -> None:
         """Say no more that this pod lives."""
