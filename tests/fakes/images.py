@@ -18,7 +18,9 @@ __all__ = ["Registry", "serving"]
 
 
 class Registry(http.server.ThreadingHTTPServer):
-    """login: "user:password" that a token costs, empty for nothing. fail: statuses to answer with first. seen: (method, path)."""
+    """login: "user:password" that a token costs, empty for nothing. fail: statuses to answer with first; cut: how many answers
+    end a byte too early. seen: (method, path).
+    """
 
     daemon_threads = True
 
@@ -28,6 +30,7 @@ class Registry(http.server.ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.fail: list[int] = []
+        self.cut = 0
         self.seen: list[tuple[str, str]] = []
 
     @property
@@ -98,7 +101,11 @@ class _Request(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and body and self.server.cut:
+            self.server.cut -= 1
+            self.close_connection = True
+            self.wfile.write(body[:-1])
+        elif self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -67,7 +67,7 @@ def built(repository: str, tag: str, source: str, *, stopped: threading.Event, t
         for blob in base.manifest["layers"]:
             _copied(base.place, place, blob["digest"], Path(folder))
             if stopped.is_set():
-                raise _cancelled(tag)
+                raise _cancelled("copy the base image")
         place.upload(layer.digest, layer.path)
         config = json.dumps(_config(base.config, told, layer), sort_keys=True).encode()
         place.upload(digest_of(config), config)
@@ -271,4 +271,4 @@ def _config(base: Mapping[str, Any], told: Mapping[str, Any], layer: Layer) -> d
 
 
 def _cancelled(what: str) -> ProviderError:
-    return Unavailable("kubernetes", f"build an image ({what[:12]})", "it was cancelled", "Repeat it")
+    return Unavailable("kubernetes", what, "it was cancelled", "Repeat it")

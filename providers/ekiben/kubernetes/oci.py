@@ -12,15 +12,14 @@ import json
 import os
 import re
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ekiben.errors import AccessDenied, NotFound, ProviderError, SpecError, Unavailable
 
@@ -38,6 +37,8 @@ HUB, HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
 NAME = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>[^/\s]+)/(?P<path>[a-z0-9][a-z0-9._/-]*?)(?::(?P<tag>[\w][\w.-]{0,127}))?"
 )
+
+T = TypeVar("T")
 
 
 class Image(NamedTuple):
@@ -65,7 +66,6 @@ class Repository:
         asked = HUB if self.host in ("docker.io", "index.docker.io") else self.host
         self._root = f"{found['scheme'] or 'https'}://{asked}/v2/{self.path}"
         self._authorization = ""
-        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -98,14 +98,20 @@ class Repository:
         return self._asked("GET", f"blobs/{digest}")[1]
 
     def download(self, digest: str, into: BinaryIO) -> None:
-        """A blob into a file. Raises Unavailable when it is not what its digest says."""
-        with self._answer("GET", f"blobs/{digest}", {}, None) as answer:
+        """A blob into a file, of which nothing else is left. Raises Unavailable when it does not come as its digest says."""
+
+        def fetched() -> None:
+            into.seek(0)
+            into.truncate()
             found = hashlib.sha256()
-            while block := answer.read(CHUNK_BYTES):
-                found.update(block)
-                into.write(block)
-        if f"sha256:{found.hexdigest()}" != digest:
-            raise self._unavailable("a layer came with other bytes than its digest says")
+            with self._answer("GET", f"blobs/{digest}", {}, None) as answer:
+                while block := self._read(answer, CHUNK_BYTES):
+                    found.update(block)
+                    into.write(block)
+            if f"sha256:{found.hexdigest()}" != digest:
+                raise self._unavailable("a layer came with other bytes than its digest says")
+
+        _patiently(fetched)
 
     def upload(self, digest: str, data: bytes | Path) -> None:
         """Write a blob, unless it is there."""
@@ -119,23 +125,23 @@ class Repository:
     def _asked(
         self, method: str, path: str, *, data: bytes | Path | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[dict[str, str], bytes]:
-        pause_s = FIRST_PAUSE_S
-        for left in range(ATTEMPTS - 1, -1, -1):
-            try:
-                with self._answer(method, path, headers or {}, data) as answer:
-                    return {name.lower(): value for name, value in answer.headers.items()}, answer.read()
-            except Unavailable:
-                if not left:
-                    raise
-            time.sleep(pause_s)
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+        def asked() -> tuple[dict[str, str], bytes]:
+            with self._answer(method, path, headers or {}, data) as answer:
+                return {name.lower(): value for name, value in answer.headers.items()}, self._read(answer)
+
+        return _patiently(asked)
+
+    def _read(self, answer: http.client.HTTPResponse, size: int | None = None) -> bytes:
+        try:
+            return answer.read(size)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unavailable(f"its answer breaks off: {error or type(error).__name__}") from error
 
     def _answer(self, method: str, path: str, headers: Mapping[str, str], data: bytes | Path | None) -> Any:
         url = path if "://" in path else f"{self._root}/{path}"
         for first in (True, False):
             try:
-                with _opened(data) as body:
+                with data.open("rb") if isinstance(data, Path) else nullcontext(data) as body:
                     asked = urllib.request.Request(url, data=body, method=method, headers=dict(headers))  # noqa: S310
                     if body is not None:
                         asked.add_header("content-length", str(_size(data)))
@@ -159,25 +165,24 @@ class Repository:
         told = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         login = next(_logins(HUB_LOGIN if HUB in self._root else self.host), None)
         basic = f"Basic {base64.b64encode(':'.join(login).encode()).decode()}" if login else ""
-        with self._lock:
-            if kind.lower() != "bearer" or "realm" not in told:
-                self._authorization = basic
-                return
-            query = {
-                "service": told.get("service", ""),
-                "scope": f"repository:{self.path}:pull{',push' if login else ''}",
-            }
-            asked = urllib.request.Request(f"{told['realm']}?{urllib.parse.urlencode(query)}")  # noqa: S310
-            if basic:
-                asked.add_unredirected_header("authorization", basic)
-            try:
-                with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:  # noqa: S310
-                    token = json.loads(answer.read())
-            except urllib.error.HTTPError as error:
-                raise self._error_of(error.code, b"") from error
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                raise self._unavailable(f"it gives no token: {error}") from error
-            self._authorization = f"Bearer {token.get('token') or token.get('access_token')}"
+        if kind.lower() != "bearer" or "realm" not in told:
+            self._authorization = basic
+            return
+        query = {
+            "service": told.get("service", ""),
+            "scope": f"repository:{self.path}:pull{',push' if login else ''}",
+        }
+        asked = urllib.request.Request(f"{told['realm']}?{urllib.parse.urlencode(query)}")  # noqa: S310
+        if basic:
+            asked.add_unredirected_header("authorization", basic)
+        try:
+            with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:  # noqa: S310
+                token = json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise self._error_of(error.code, b"") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise self._unavailable(f"it gives no token: {error}") from error
+        self._authorization = f"Bearer {token.get('token') or token.get('access_token')}"
 
     def _error_of(self, status: int, body: bytes) -> ProviderError:
         said = ""
@@ -203,22 +208,18 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-class _opened:
-    """Bytes, or a file that is open as long as it is sent."""
-
-    def __init__(self, data: bytes | Path | None) -> None:
-        self._data = data
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> Any:
-        if isinstance(self._data, Path):
-            self._file = self._data.open("rb")
-            return self._file
-        return self._data
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+def _patiently(call: Callable[[], T]) -> T:
+    """What the call returns, made again with growing pauses while the registry is not there. Raises what the last one does."""
+    pause_s = FIRST_PAUSE_S
+    for left in range(ATTEMPTS - 1, -1, -1):
+        try:
+            return call()
+        except Unavailable:
+            if not left:
+                raise
+        time.sleep(pause_s)
+        pause_s *= 2
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _size(data: bytes | Path | None) -> int:
