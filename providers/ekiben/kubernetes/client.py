@@ -13,10 +13,10 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from ekiben.errors import AccessDenied, MissingDependency, NotFound, SpecError
 from ekiben.kubernetes.errors import error_of, unanswered
@@ -58,6 +58,17 @@ class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+class Request(NamedTuple):
+    """What is asked of the server. timeout_s: of each read; None waits as long as it takes, as for a log that goes on."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    timeout_s: float | None
 
 
 class Cluster:
@@ -119,9 +130,9 @@ class Cluster:
         """The lines of a pod's log, without newlines; with `follow` until it has ended. Raises NotFound."""
         asked = {"follow": "true" if follow else "", "tailLines": str(tail) if tail else "", "container": container}
         query = {name: value for name, value in asked.items() if value}
-        yield from _lines(
-            self._transport(to).stream(self.path("Pod", pod) + "/log", query, None if follow else READ_TIMEOUT_S, to)
-        )
+        timeout_s = None if follow else READ_TIMEOUT_S
+        request = Request("GET", f"{self.path('Pod', pod)}/log", query, {}, b"", timeout_s)
+        yield from _lines(self._transport(to).stream(request, to))
 
     def proxied(
         self,
@@ -136,12 +147,12 @@ class Cluster:
     ) -> Answer:
         """An answer of a Service ("NAME:PORT"), asked through the API server. What the service says is not translated."""
         at = f"{self.path('Service', service)}/proxy/{path.lstrip('/')}"
-        return self._transport(to).send(method, at, {}, headers, body, timeout_s, to)
+        return self._transport(to).send(Request(method, at, {}, headers, body, timeout_s))
 
     def proxied_pod(self, pod: str, path: str, to: str, *, timeout_s: float) -> Answer:
         """What a pod ("NAME:PORT") tells at a path, asked through the API server."""
         at = f"{self.path('Pod', pod)}/proxy/{path.lstrip('/')}"
-        return self._transport(to).send("GET", at, {}, {}, b"", timeout_s, to)
+        return self._transport(to).send(Request("GET", at, {}, {}, b"", timeout_s))
 
     def path(self, kind: str, name: str = "") -> str:
         root, plural = KINDS[kind]
@@ -160,10 +171,11 @@ class Cluster:
     ) -> dict[str, Any]:
         headers = {"accept": "application/json", "content-type": content or "application/json", "user-agent": "ekiben"}
         data = json.dumps(body, allow_nan=False).encode() if body is not None else b""
+        request = Request(method, path, query or {}, headers, data, READ_TIMEOUT_S)
         pause_s = FIRST_PAUSE_S
         for left in range(ATTEMPTS - 1, -1, -1):
             try:
-                answer = self._transport(to).send(method, path, query or {}, headers, data, READ_TIMEOUT_S, to)
+                answer = self._transport(to).send(request)
                 if answer.status < 300:
                     return dict(json.loads(answer.body or b"{}"))
                 error = error_of(answer.status, answer.body, to)
@@ -226,37 +238,17 @@ class _Outside:
         self._failed = httpx2.HTTPError
         self._timeout = httpx2.Timeout
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        headers: Mapping[str, str],
-        body: bytes,
-        timeout_s: float,
-        to: str,
-    ) -> Answer:
+    def send(self, request: Request) -> Answer:
         """Raises ConnectionError where there is no answer."""
         try:
-            asked = self._client.build_request(
-                method,
-                path,
-                params=dict(query),
-                headers=dict(headers),
-                content=body or None,
-                timeout=self._timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-            )
-            told = self._client.send(asked)
+            told = self._client.send(self._built(request))
         except self._failed as error:
             raise ConnectionError(str(error) or type(error).__name__) from error
         return Answer(told.status_code, {name.lower(): value for name, value in told.headers.items()}, told.content)
 
-    def stream(self, path: str, query: Mapping[str, str], timeout_s: float | None, to: str) -> Iterator[bytes]:
-        asked = self._client.build_request(
-            "GET", path, params=dict(query), timeout=self._timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-        )
+    def stream(self, request: Request, to: str) -> Iterator[bytes]:
         try:
-            told = self._client.send(asked, stream=True)
+            told = self._client.send(self._built(request), stream=True)
             try:
                 if told.status_code >= 300:
                     raise error_of(told.status_code, told.read(), to)
@@ -266,62 +258,55 @@ class _Outside:
         except self._failed as error:
             raise unanswered(error, to) from error
 
+    def _built(self, request: Request) -> Any:
+        return self._client.build_request(
+            request.method,
+            request.path,
+            params=dict(request.query),
+            headers=dict(request.headers),
+            content=request.body or None,
+            timeout=self._timeout(request.timeout_s, connect=CONNECT_TIMEOUT_S),
+        )
+
 
 class _Inside:
     """The server of the cluster that this pod is in, with the pod's own token, which is read anew each time: it changes."""
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        headers: Mapping[str, str],
-        body: bytes,
-        timeout_s: float,
-        to: str,
-    ) -> Answer:
-        connection, told = self._asked(method, path, query, headers, body, timeout_s)
+    def send(self, request: Request) -> Answer:
+        """Raises ConnectionError where there is no answer."""
         try:
-            return Answer(told.status, {name.lower(): value for name, value in told.getheaders()}, told.read())
+            with self._answer(request) as told:
+                return Answer(told.status, {name.lower(): value for name, value in told.getheaders()}, told.read())
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionError(str(error) or type(error).__name__) from error
-        finally:
-            connection.close()
 
-    def stream(self, path: str, query: Mapping[str, str], timeout_s: float | None, to: str) -> Iterator[bytes]:
+    def stream(self, request: Request, to: str) -> Iterator[bytes]:
         try:
-            connection, told = self._asked("GET", path, query, {}, b"", timeout_s)
-            try:
+            with self._answer(request) as told:
                 if told.status >= 300:
                     raise error_of(told.status, told.read(), to)
                 while block := told.read1(65536):
                     yield block
-            finally:
-                connection.close()
         except (OSError, http.client.HTTPException) as error:
             raise unanswered(error, to) from error
 
     @staticmethod
-    def _asked(
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        headers: Mapping[str, str],
-        body: bytes,
-        timeout_s: float | None,
-    ) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
+    @contextmanager
+    def _answer(request: Request) -> Iterator[http.client.HTTPResponse]:
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        at = urlsplit(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")
         trust = ssl.create_default_context(cafile=str(TOKEN / "ca.crt"))
-        connection = http.client.HTTPSConnection(at.netloc, timeout=timeout_s, context=trust)
+        at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        connection = http.client.HTTPSConnection(at, timeout=CONNECT_TIMEOUT_S, context=trust)
         token = (TOKEN / "token").read_text(encoding="ascii").strip()
-        target = f"/{path}?{urlencode(query)}" if query else f"/{path}"
+        target = f"/{request.path}?{urlencode(request.query)}" if request.query else f"/{request.path}"
+        headers = {**request.headers, "authorization": f"Bearer {token}"}
         try:
-            connection.request(method, target, body=body, headers={**headers, "authorization": f"Bearer {token}"})
-            return connection, connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
+            connection.connect()
+            connection.sock.settimeout(request.timeout_s)
+            connection.request(request.method, target, body=request.body, headers=headers)
+            yield connection.getresponse()
+        finally:
             connection.close()
-            raise ConnectionError(str(error) or type(error).__name__) from error
 
 
 _known: dict[tuple[str, int, str], _Outside] = {}

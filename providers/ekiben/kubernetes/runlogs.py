@@ -1,4 +1,4 @@
-"""The log of a run that goes on, as its pods print it: also over the change of a pod, without a line twice."""
+"""The log of a run that goes on, as its pods print it: also over the change of a pod, and of a connection, without a line twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ekiben.errors import EkibenError, ProviderError
+from ekiben.errors import AccessDenied, ProviderError
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.keys import EARLIER
 
@@ -43,7 +43,7 @@ def lines(
                     except queue.Full:
                         continue
             found.put(None)
-        except EkibenError as error:
+        except Exception as error:  # whoever reads waits for one or the other
             found.put(error)
 
     for rank in range(nodes):
@@ -52,7 +52,7 @@ def lines(
     try:
         while left:
             one = found.get()
-            if isinstance(one, EkibenError):
+            if isinstance(one, Exception):
                 raise one
             if one is None:
                 left -= 1
@@ -65,24 +65,26 @@ def lines(
 def _of_node(
     cluster: Cluster, job: str, rank: int, operation: str, ended: Callable[[], bool], follow: bool
 ) -> Iterator[str]:
-    seen, read = 0, ""
+    told, uid, had, skip, whole = 0, "", 0, 0, False
     while True:
         # Before the pod: what has ended by now has logged all of it.
         last = not follow or ended()
         pod = _newest(cluster, job, rank, operation)
-        if pod is not None and pod["metadata"]["uid"] != read and (pod.get("status") or {}).get("phase") != "Pending":
-            skip = seen
+        phase = (pod.get("status") or {}).get("phase") if pod else "Pending"
+        if pod is not None and phase != "Pending" and not (whole and pod["metadata"]["uid"] == uid):
+            if pod["metadata"]["uid"] != uid:
+                uid, had, skip = pod["metadata"]["uid"], 0, 0
             for number, line in enumerate(_printed(cluster, pod["metadata"]["name"], operation, follow)):
+                if number < had:  # the connection broke off, and the log is read again
+                    continue
+                had = number + 1
                 if number == 0 and (head := HEAD.fullmatch(line)):
                     # Of what is told again only that which nobody has seen; of what is new all.
-                    skip = min(seen, int(head[1])) + 1
-                elif number == 0:
-                    skip = 0
+                    skip = min(told, int(head[1])) + 1
                 if number >= skip:
-                    seen += 1
+                    told += 1
                     yield line
-            read = pod["metadata"]["uid"]
-            continue
+            whole = phase in ("Succeeded", "Failed")
         if last:
             return
         time.sleep(LOOK_S)
@@ -92,10 +94,10 @@ def _printed(cluster: Cluster, pod: str, operation: str, follow: bool) -> Iterat
     try:
         for line in cluster.log(pod, operation, follow=follow):
             yield line.decode("utf-8", "replace")
-    except ProviderError as error:
-        # It went meanwhile, or has not begun: the next look tells.
-        if type(error) is not ProviderError and not error.retryable and error.__class__.__name__ != "NotFound":
-            raise
+    except AccessDenied:
+        raise
+    except ProviderError:
+        pass  # it went meanwhile, or has not begun: the next look tells
 
 
 def _newest(cluster: Cluster, job: str, rank: int, operation: str) -> dict[str, Any] | None:
