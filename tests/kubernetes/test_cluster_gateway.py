@@ -18,14 +18,12 @@ from ekiben.kubernetes.deployments import route
 from ekiben.kubernetes.endpoint import Endpoint
 from ekiben.kubernetes.facts import labels
 
+from .canary import canary, check, load_of
 from .conftest import platform
 from .endpoints import PORT, endpoint, version, with_facts
-from .load import Load, between
 from .stack import Stack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-COUNTED, CHANCE = 500, 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -91,26 +89,19 @@ def test_traffic_goes_by_the_weights_of_an_httproute(stack: Stack, gateway: Chos
     one.shift({before.id: 100})
     assert weights(stack, one) == {f"{name}-{before.id}": 10000}
     assert one.invoke(1).body["by"] == old.id
-    at = one._made.address("", "look")
-    with Load(f"{at.url}/predict", {"host": at.host, "x-ekiben-token": "testing"}, 50) as load:
+
+    def split() -> None:
+        assert weights(stack, one) == {f"{name}-{before.id}": 9000, f"{name}-{after.id}": 1000}
+
+    with load_of(one) as load:
         with load.during("while another is deployed", 50):
             after = one.deploy(new)
-        with load.during("while the canary begins"):
-            one.shift({before.id: 90, after.id: 10})
-            assert weights(stack, one) == {f"{name}-{before.id}": 9000, f"{name}-{after.id}": 1000}
-        with load.during("in the canary", COUNTED):
-            pass
-        with load.during("while all of it moves"):
-            one.shift({after.id: 100})
-        with load.during("after it has moved", 50):
-            pass
+        canary(load, one, before, after, split)
         with load.during("while the old one goes", 50):
             one.retire(before.id)
-    seen = load.seen
-    assert {who for told in seen.values() for who in told} == {old.id, new.id}, seen
-    assert set(seen["while another is deployed"]) == {old.id}
-    assert set(seen["after it has moved"]) == set(seen["while the old one goes"]) == {new.id}
-    assert seen["in the canary"][new.id] in between(seen["in the canary"].total(), 0.1, CHANCE), seen
+    check(load, before, after)
+    assert set(load.seen["while another is deployed"]) == {old.id}
+    assert set(load.seen["while the old one goes"]) == {new.id}
     assert weights(stack, one) == {f"{name}-{after.id}": 10000}
     assert [(each.id, each.weight) for each in one.revisions()] == [(after.id, 100.0)]
 

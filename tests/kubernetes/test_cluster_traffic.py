@@ -11,15 +11,13 @@ from ekiben.emulators.kubernetes.chosen import Chosen
 from ekiben.kubernetes.endpoint import Endpoint
 from tests.waiting import until
 
+from .canary import CHANCE, COUNTED, canary, check, load_of
 from .endpoints import on_knative, version, with_facts
-from .load import Load, between
+from .load import between
 from .stack import Stack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-PER_S = 50.0
-# Of the canary: so many requests, and how seldom a right split may be taken for a wrong one, on either side.
-COUNTED, CHANCE = 500, 1e-6
 STAYS = {"autoscaling.knative.dev/min-scale": "1"}
 GOES = {"autoscaling.knative.dev/min-scale": "0", "autoscaling.knative.dev/window": "6s"}
 
@@ -28,11 +26,6 @@ GOES = {"autoscaling.knative.dev/min-scale": "0", "autoscaling.knative.dev/windo
 def served(stack: Stack, emulated_knative: Chosen) -> Endpoint:
     """One endpoint for all tests of this file."""
     return on_knative(stack, emulated_knative, annotations=STAYS)
-
-
-def load_of(one: Endpoint) -> Load:
-    at = one._made.address("", "look")
-    return Load(f"{at.url}/predict", {"host": at.host, "x-ekiben-token": "testing"}, PER_S)
 
 
 def test_the_bounds_are_those_of_a_binomial() -> None:
@@ -51,14 +44,7 @@ def test_a_rollout_under_load_loses_nothing(stack: Stack, served: Endpoint) -> N
             with pytest.raises(ek.ModelFailed, match="tiny:2 does not start"):
                 served.deploy(bad)
             after = served.deploy(new)
-        with load.during("while the canary begins"):
-            served.shift({before.id: 90, after.id: 10})
-        with load.during("in the canary", COUNTED):
-            pass
-        with load.during("while all of it moves"):
-            served.shift({after.id: 100})
-        with load.during("after it has moved", 50):
-            pass
+        canary(load, served, before, after)
         with load.during("while it is rolled back"):
             served.shift({before.id: 100})
         with load.during("after the rollback", 50):
@@ -67,14 +53,10 @@ def test_a_rollout_under_load_loses_nothing(stack: Stack, served: Endpoint) -> N
             served.shift({after.id: 100})
         with load.during("while the old one goes", 50):
             served.retire(before.id)
-    seen = load.seen
-    assert {who for answers in seen.values() for who in answers} == {old.id, new.id}, seen
+    check(load, before, after)
     for phase in ("while a bad one is deployed", "after the rollback"):
-        assert set(seen[phase]) == {old.id}, phase
-    for phase in ("after it has moved", "while the old one goes"):
-        assert set(seen[phase]) == {new.id}, phase
-    canary = seen["in the canary"]
-    assert canary[new.id] in between(canary.total(), 0.1, CHANCE), canary
+        assert set(load.seen[phase]) == {old.id}, phase
+    assert set(load.seen["while the old one goes"]) == {new.id}
 
 
 def test_one_that_is_scaled_to_zero_holds_its_first_requests_and_answers_them(stack: Stack, served: Endpoint) -> None:
