@@ -162,7 +162,11 @@ def refuse() -> None:
 
 
 def clean(stack: str) -> int:
-    run("ekiben", "destroy", "--yes")
+    known = ask("inventory", "--stack", stack)
+    if known and not known[0]["items"]:  # to destroy it would start its emulator
+        print("There is nothing to destroy.")
+    else:
+        run("ekiben", "destroy", "--yes")
     run("ekiben", "inventory", "--stack", stack)
     if stack != "local":
         # A cluster is all projects' of this user.
@@ -171,10 +175,12 @@ def clean(stack: str) -> int:
 
 
 def ask(*words: str) -> Any:
-    """What an ekiben command answers with --json; None when it fails, as all do before there is a platform."""
-    done = subprocess.run(
-        [str(BIN / "ekiben"), *words, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment()
-    )
+    """What an ekiben command answers with --json; None when it fails, as all do before there is a platform, or is too late."""
+    command = [str(BIN / "ekiben"), *words, "--json"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment())
+    except subprocess.TimeoutExpired:
+        return None
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 

@@ -149,6 +149,25 @@ def test_a_part_that_ends_is_started_again() -> None:
     api.create("/api/v1/namespaces", {"metadata": {"name": "after"}})
 
 
+def test_what_a_borrower_has_started_goes_on_while_a_stack_is_in_it() -> None:
+    api = Api(Path(emulate()["environment"]["KUBECONFIG"]))
+    lent = STATE.with_name("cluster1.lent")
+    borrow = "from ekiben.emulators.kubernetes import chosen\nwith chosen.borrowed(): pass"
+    env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"} | ENVIRONMENT
+    namespaces = "/api/v1/namespaces"
+    api.create(namespaces, {"metadata": {"name": "shop-dev", "labels": {"ekiben.dev/stack": "dev"}}})
+    lent.touch()
+    subprocess.run([sys.executable, "-c", borrow], env=env, check=True)
+    assert emulate("--status")["running"]
+    assert not lent.exists(), "it is the stack's now"
+    assert emulate("--stop", "--if-unused")["running"]
+    api.delete(f"{namespaces}/shop-dev")
+    until(lambda: "shop-dev" not in [one["metadata"]["name"] for one in api.get(namespaces)["items"]])
+    lent.touch()
+    subprocess.run([sys.executable, "-c", borrow], env=env, check=True)
+    assert not emulate("--status")["running"]
+
+
 def test_a_folder_that_hides_what_is_needed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/var/lib/ekiben-none")
     with pytest.raises(ValueError, match="cannot lie at /var/lib/ekiben-none"):

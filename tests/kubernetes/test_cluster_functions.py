@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -31,41 +32,42 @@ def handler(event, runtime):
 
 @pytest.fixture
 def function(stack: Stack, tmp_path: Path) -> Function:
-    """As the deploy face leaves it."""
+    """As the deploy face leaves it, with a name and a prefix of its own for each try."""
+    name = f"watch-{uuid.uuid4().hex[:6]}"
     (tmp_path / "main.py").write_text(MAIN, encoding="utf-8")
     bundle = packing.function_bundle(tmp_path, "kubernetes")
-    stack.store.put(f"{stack.bucket}/code/watch.tar", bundle.path.read_bytes())
+    stack.store.put(f"{stack.bucket}/code/{name}.tar", bundle.path.read_bytes())
     on: list[dict[str, Any]] = [
         {"type": "Http"},
-        {"type": "NewData", "storage": "lake", "prefix": "landed/", "suffix": "", "uri": stack.bucket},
+        {"type": "NewData", "storage": "lake", "prefix": f"{name}/", "suffix": "", "uri": stack.bucket},
     ]
     facts = FunctionFacts(
-        namespace=stack.namespace, service="watch", s3=stack.s3, deliveries_uri=f"{stack.bucket}/deliveries/watch",
-        bus=f"{stack.bucket}/deliveries/_events", token_secret="watch-token", on=on, timeout_s=60, retries=0,
-        url=f"http://watch.{stack.namespace}.svc:8080",
+        namespace=stack.namespace, service=name, s3=stack.s3, deliveries_uri=f"{stack.bucket}/deliveries/{name}",
+        bus=f"{stack.bucket}/deliveries/_events", token_secret=f"{name}-token", on=on, timeout_s=60, retries=0,
+        url=f"http://{name}.{stack.namespace}.svc:8080",
     )  # fmt: skip
-    stack.make("Secret", {"metadata": {"name": "watch-token"}, "stringData": {"token": "of-the-test"}})
+    stack.make("Secret", {"metadata": {"name": f"{name}-token"}, "stringData": {"token": "of-the-test"}})
     shape = pod(
         "function", stack.image, vcpu=0.2, memory_mib=512, command=bootstrap.command("ekiben.kubernetes.handler"),
         variables=[
-            *s3_variables(stack.s3), *bootstrap.variables(f"{stack.bucket}/code/watch.tar", bundle.sha256, "_ekiben"),
+            *s3_variables(stack.s3), *bootstrap.variables(f"{stack.bucket}/code/{name}.tar", bundle.sha256, "_ekiben"),
             variable("EKIBEN_PLATFORM", platform().to_json()), variable("EKIBEN_FUNCTION", facts.to_json()),
-            variable("EKIBEN_FUNCTION_NAME", "watch"), secret_variable("EKIBEN_SERVER_TOKEN", "watch-token", "token"),
+            variable("EKIBEN_FUNCTION_NAME", name), secret_variable("EKIBEN_SERVER_TOKEN", f"{name}-token", "token"),
         ],
         ports=[{"containerPort": 8080}],
     )  # fmt: skip
     shape["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
-    labels = {"app": "watch"}
+    labels = {"app": name}
     spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": shape}}
-    stack.make("Deployment", {"apiVersion": "apps/v1", "metadata": {"name": "watch"}, "spec": spec})
+    stack.make("Deployment", {"apiVersion": "apps/v1", "metadata": {"name": name}, "spec": spec})
     ports = [{"name": "http", "port": 8080}]
-    stack.make("Service", {"metadata": {"name": "watch"}, "spec": {"selector": labels, "ports": ports}})
+    stack.make("Service", {"metadata": {"name": name}, "spec": {"selector": labels, "ports": ports}})
     until(
-        lambda: (stack.api.get("Deployment", "watch", "look").get("status") or {}).get("readyReplicas"),
+        lambda: (stack.api.get("Deployment", name, "look").get("status") or {}).get("readyReplicas"),
         "the function's pod is ready",
     )
     return Function(
-        ek.Part(name="watch", kind="function", provider="kubernetes", ref="watch", facts=facts.to_dict()), platform()
+        ek.Part(name=name, kind="function", provider="kubernetes", ref=name, facts=facts.to_dict()), platform()
     )
 
 
@@ -74,7 +76,8 @@ def test_a_function_is_called_and_started_by_data(stack: Stack, function: Functi
     with pytest.raises(ek.FunctionFailed, match="ValueError: no: 駅弁") as failed:
         function.call({"fail": True})
     assert "Traceback" in failed.value.tail
-    stack.store.put(f"{stack.bucket}/landed/駅.csv", b"1")
+    key = f"{function.part.name}/駅.csv"
+    stack.store.put(f"{stack.bucket}/{key}", b"1")
     (done,) = until(lambda: function.deliveries("done"), "the data is handled")
-    assert (done["event"]["type"], done["event"]["subject"], done["attempts"]) == ("NewData", "landed/駅.csv", 1)
-    assert "handles NewData landed/駅.csv" in list(function.logs())
+    assert (done["event"]["type"], done["event"]["subject"], done["attempts"]) == ("NewData", key, 1)
+    assert f"handles NewData {key}" in list(function.logs())

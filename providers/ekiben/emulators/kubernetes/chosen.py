@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from ekiben.emulators.kubernetes import gateway, launch
-from ekiben.emulators.kubernetes.api import Api
+from ekiben.emulators.kubernetes.api import Api, Refused
 from ekiben.emulators.kubernetes.layout import state_dir
 from ekiben.errors import EkibenError, Unavailable
 
@@ -111,11 +112,12 @@ def stop(environ: Mapping[str, str] = os.environ) -> Chosen | None:
 
 @contextmanager
 def borrowed(say: Say = lambda line: None) -> Iterator[Chosen]:
-    """The cluster for as long as the block lasts. What a borrower started ends with the last one, whichever program that is.
+    """The cluster for as long as the block lasts. What a borrower started ends with the last one, whichever program that is,
+    unless somebody has brought up a stack in it meanwhile.
 
     Raises what `choose` does.
     """
-    users, lent = (_beside(f"cluster.{name}") for name in ("users", "lent"))
+    users, lent = _beside("users"), _beside("lent")
     users.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with users.open("a", encoding="ascii") as lock:
         # Those that use it share the lock: who has it alone is the last.
@@ -129,13 +131,14 @@ def borrowed(say: Say = lambda line: None) -> Iterator[Chosen]:
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if lent.exists():
-                    stop()
+                    if not _stacks(found()):
+                        stop()
                     lent.unlink(missing_ok=True)
 
 
 def keep() -> None:
     """Have a cluster that was started for a while go on when the last borrower ends."""
-    _beside("cluster.lent").unlink(missing_ok=True)
+    _beside("lent").unlink(missing_ok=True)
 
 
 def release(environ: Mapping[str, str] = os.environ) -> str:
@@ -143,7 +146,7 @@ def release(environ: Mapping[str, str] = os.environ) -> str:
 
     Those use it who have borrowed it, and stacks that are in it.
     """
-    users = _beside("cluster.users")
+    users = _beside("users")
     users.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with users.open("a", encoding="ascii") as lock:
         try:
@@ -151,14 +154,23 @@ def release(environ: Mapping[str, str] = os.environ) -> str:
         except BlockingIOError:
             return "other programs use it"
         there = found(environ)
-        if there is not None:
-            if there.origin != "own":
-                return "it is not Ekiben's own"
-            listed = Api(Path(there.kubeconfig)).get(f"/api/v1/namespaces?labelSelector={STACK_LABEL}")["items"]
-            if names := [one["metadata"]["name"] for one in listed]:
-                return f"there are stacks in it: {', '.join(sorted(names))}"
+        if there is not None and there.origin != "own":
+            return "it is not Ekiben's own"
+        if names := _stacks(there):
+            return f"there are stacks in it: {', '.join(names)}"
         stop(environ)  # where none runs: what a killed one has left
         return ""
+
+
+def _stacks(there: Chosen | None) -> list[str]:
+    """The namespaces of the stacks that are in Ekiben's own cluster; none of one that does not answer, which serves nobody."""
+    if there is None or there.origin != "own":
+        return []
+    try:
+        listed = Api(Path(there.kubeconfig)).get(f"/api/v1/namespaces?labelSelector={STACK_LABEL}")["items"]
+    except (OSError, http.client.HTTPException, ValueError, Refused):
+        return []
+    return sorted(one["metadata"]["name"] for one in listed)
 
 
 def _start_kind(say: Say) -> Chosen:
@@ -202,11 +214,12 @@ def _kind(*arguments: str) -> str:
 
 
 def _kind_file() -> Path:
-    return _beside("kind.kubeconfig")
+    return state_dir().with_name("kind.kubeconfig")
 
 
 def _beside(name: str) -> Path:
-    return state_dir().with_name(name)
+    """A file that outlives the cluster's state folder."""
+    return state_dir().with_name(f"{state_dir().name}.{name}")
 
 
 def _ours(kubeconfig: str) -> bool:

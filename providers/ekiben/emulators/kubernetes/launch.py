@@ -94,6 +94,7 @@ def ensure(say: Say = lambda line: None, *, fresh: bool = False) -> Cluster:
                 f"A cluster cannot lie at {state_dir()}. Let XDG_STATE_HOME and XDG_CACHE_HOME be outside /var/lib."
             )
         build(say)
+        say("Starting the cluster")
         _start()
     deadline = time.monotonic() + START_S
     while (cluster := found()) is None:
