@@ -130,7 +130,7 @@ class Progress:
 
     def _add(self, step: StepEventMetadata, seconds: float, word: str) -> None:
         changed = _changed(step)
-        kind, name = _label(step).split(" ", 1)
+        name = step.urn.rpartition("::")[2]
         operation = _operation(step)
         if operation == "refresh" and step.new is None:
             operation, word = "delete", "found gone"
@@ -146,13 +146,13 @@ class Progress:
                 {"op": "replace", "type": step.type, "name": name, "urn": step.urn, "seconds": 0.0, "changed": changed}
             )
         if operation.startswith("delete") and step.old is not None and step.old.retain_on_delete:
-            word = "left to its bucket" if step.type.endswith(":Object") else "kept"
+            word = "left to its bucket" if step.type.endswith((":Object", ":Wheels")) else "kept"
         elif operation == "delete" and step.old is not None and (step.old.inputs or {}).get("retain") is True:
             word = "kept, as `retain` says"
         sign = OPERATIONS[operation][0]
         detail = f" [{', '.join(changed)}]" if changed else ""
         took = f"  {seconds:.1f} s" if seconds else ""
-        self.say(f"  {sign} {kind:<9} {name:<28} {word}{detail}{took}")
+        self.say(f"  {sign} {_label(step):<48} {word}{detail}{took}")
 
     def _told(self, told: DiagnosticEvent) -> None:
         if told.ephemeral:
