@@ -27,6 +27,8 @@ __all__ = [
     "metrics_of",
     "progress",
     "run_ask",
+    "told_object",
+    "told_objects",
 ]
 
 # SageMaker's rule for the names of jobs, the tightest of all.
@@ -99,6 +101,25 @@ def run_ask(provider: str, training: str, facts: Trained, job: Job, *, by: str, 
         "code": {"uri": facts.code_uri, "sha256": facts.code_sha256, **facts.code}, "by": by, "submitted_at": at,
         "job_sha256": job_digest(job),
     }  # fmt: skip
+
+
+def told_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that a run's container has stored; empty where there is none, or it was cut off while it was written."""
+    value = _told(data)
+    return value if isinstance(value, dict) else {}
+
+
+def told_objects(data: bytes) -> list[dict[str, Any]]:
+    """The list of JSON objects that a run's container has stored; empty as in `told_object`."""
+    value = _told(data)
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _told(data: bytes) -> Any:
+    try:
+        return json.loads(data or b"null")
+    except ValueError:
+        return None
 
 
 def progress(lines: Iterable[bytes]) -> dict[str, float]:

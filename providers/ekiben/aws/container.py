@@ -19,13 +19,11 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ekiben import job
-from ekiben.errors import EkibenError
 from ekiben.lineage.data import snapshot
 from ekiben.packing.archive import unpack
 from ekiben.records import now
@@ -36,6 +34,7 @@ from ekiben.station.contained import (
     Shown,
     empty,
     environment_of,
+    failed_by,
     has_files,
     interpreter,
     own_copy,
@@ -174,10 +173,7 @@ def _attempt(
         # What it was waiting for may have been told to stop, too.
         if verdict := asked():
             return verdict
-        if isinstance(error, EkibenError):
-            return Verdict(state="failed", reason=str(error))
-        traceback.print_exc()
-        return Verdict(state="failed", reason=f"its supervisor failed: {type(error).__name__}: {error}")
+        return failed_by(error)
     if verdict.state == "interrupted" and not told:
         # Nobody told this machine to stop: the kernel did it, most likely for lack of memory.
         verdict = Verdict(state="failed", reason=verdict.reason)

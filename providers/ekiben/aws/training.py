@@ -20,7 +20,7 @@ from ekiben.aws.storage import open_storage
 from ekiben.aws.waiting import looks, when_assumable
 from ekiben.errors import AlreadyExists, NotFound, ProviderError, Unavailable
 from ekiben.records import Interruption, Job, Part, Platform, Run, RunState, now
-from ekiben.runs import job_digest, progress
+from ekiben.runs import job_digest, progress, told_object, told_objects
 
 __all__ = ["Training"]
 
@@ -154,8 +154,8 @@ class Training(runtime.Training):
         id = run_of(job)
         state, reason = _state(job, self._facts.spec["timeout_s"])
         ended = job["TrainingJobStatus"] in ENDED
-        told = _object(self._kept(id, "status.json")) if ended else {}
-        attempts = _list(self._kept(id, "attempts.json")) if job.get("TrainingStartTime") else []
+        told = told_object(self._kept(id, "status.json")) if ended else {}
+        attempts = told_objects(self._kept(id, "attempts.json")) if job.get("TrainingStartTime") else []
         if told.get("state") == "failed" and state == "failed":
             reason = str(told["reason"])
         metrics = told.get("metrics", {}) if ended else {}
@@ -180,7 +180,7 @@ class Training(runtime.Training):
     def _asked(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """What the job was asked, which its channel of that name brings to the container."""
         uris = {one["ChannelName"]: one["DataSource"]["S3DataSource"]["S3Uri"] for one in job["InputDataConfig"]}
-        return _object(self._storage.get(self._storage.key(uris["ekiben-ask"])))
+        return told_object(self._storage.get(self._storage.key(uris["ekiben-ask"])))
 
     def _kept(self, id: str, name: str) -> bytes:
         """A file that the container keeps in the run's checkpoints; empty where it has none."""
@@ -242,24 +242,6 @@ def _typed(text: str, like: Any) -> Any:
     except ValueError:
         return text
     return value if isinstance(value, str | int | float | bool) else text
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    value = _json(data)
-    return value if isinstance(value, dict) else {}
-
-
-def _list(data: bytes) -> list[Any]:
-    value = _json(data)
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _json(data: bytes) -> Any:
-    """What a container wrote; nothing where it was cut off while it did."""
-    try:
-        return json.loads(data or b"null")
-    except ValueError:
-        return None
 
 
 def _folder(uri: str) -> str:

@@ -21,12 +21,11 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ekiben.errors import EkibenError, SpecError
+from ekiben.errors import SpecError
 from ekiben.keys import is_data
 from ekiben.kubernetes.keeping import Kept
 from ekiben.kubernetes.keys import EARLIER, FAILED, INTERRUPTED, MASTER_PORT, event_key
@@ -43,6 +42,7 @@ from ekiben.station.contained import (
     Shown,
     empty,
     environment_of,
+    failed_by,
     has_files,
     interpreter,
     own_copy,
@@ -209,10 +209,7 @@ def _attempt(node: Node, attempt: dict[str, Any]) -> Verdict:
         # What it was waiting for may have been told to stop, too.
         if verdict := asked():
             return verdict
-        if isinstance(error, EkibenError):
-            return Verdict(state="failed", reason=str(error))
-        traceback.print_exc()
-        return Verdict(state="failed", reason=f"its supervisor failed: {type(error).__name__}: {error}")
+        return failed_by(error)
     if verdict.state == "interrupted" and not asked():
         # Nobody told this pod to stop: something in it did, or the kernel, for lack of memory. On spot capacity it goes on.
         return verdict if node.ask["spot"] else Verdict(state="failed", reason=verdict.reason)

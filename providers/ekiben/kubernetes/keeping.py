@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ekiben.keys import is_data
 from ekiben.kubernetes.s3 import Refused, Store
+from ekiben.station.contained import empty
 
 __all__ = ["Kept"]
 
@@ -90,8 +90,7 @@ class Kept:
         """Make the checkpoints here those that are stored: of the steps that are stored half nothing."""
         root = self._run_dir / "checkpoints"
         with self._one:
-            for path in root.iterdir():
-                _clear(path)
+            empty(root)
             whole = set(json.loads(self.earlier(STEPS) or b"[]"))
             start = f"{self._uri}/checkpoints/"
             for uri, _ in list(self._store.list(start)):
@@ -137,10 +136,3 @@ def _files(folder: Path) -> list[Path]:
             if is_data(f"{folder.name}/{name}") and path.is_file() and not path.is_symlink():
                 found.append((path.stat().st_mtime_ns, name, path))
     return [path for _, _, path in sorted(found)]
-
-
-def _clear(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

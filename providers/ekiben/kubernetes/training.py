@@ -22,7 +22,7 @@ from ekiben.kubernetes.keys import job_name, run_key
 from ekiben.kubernetes.runlogs import lines
 from ekiben.kubernetes.storage import open_storage
 from ekiben.records import Event, Interruption, Job, Part, Platform, Run, RunState, now
-from ekiben.runs import job_digest, progress
+from ekiben.runs import job_digest, progress, told_object, told_objects
 from ekiben.waiting import looks
 
 __all__ = ["Training"]
@@ -166,7 +166,7 @@ class Training(runtime.Training):
         id = job["metadata"]["labels"][RUN]
         if pods is None:
             pods = list(self._cluster.list("Pod", operation, labels={OF_JOB: self._pods(job["metadata"]["name"])}))
-        told = _object(self._kept(id, "status.json"))
+        told = told_object(self._kept(id, "status.json"))
         ask = self._asked(job["metadata"]["annotations"].get(ASK, ""))
         state, reason = self._state(job, pods, told, operation)
         run = self._record(id, ask, told, state, reason, _times(job))
@@ -224,7 +224,7 @@ class Training(runtime.Training):
         times: Mapping[str, str],
     ) -> Run:
         ended = state in ("succeeded", "failed", "cancelled")
-        attempts = _list(self._kept(id, "attempts.json"))
+        attempts = told_objects(self._kept(id, "attempts.json"))
         metrics = told.get("metrics", {}) if ended else {}
         if state == "running":
             metrics = progress(self._kept(id, "output/progress.jsonl").splitlines())
@@ -243,16 +243,16 @@ class Training(runtime.Training):
 
     def _stored(self, id: str) -> Run | None:
         """A run whose Job somebody has deleted, as its pods have told it."""
-        told = _object(self._kept(id, "status.json"))
+        told = told_object(self._kept(id, "status.json"))
         asks = sorted(self._storage.list(run_key(self.part.name, id, "asks/")), key=lambda one: one.modified)
         if not told or not asks:
             return None
-        ask = _object(self._storage.get(asks[0].key))
+        ask = told_object(self._storage.get(asks[0].key))
         return self._record(id, ask, told, told["state"], str(told.get("reason", "")), {})
 
     def _asked(self, uri: str) -> dict[str, Any]:
         with suppress(NotFound):
-            return _object(self._storage.get(self._storage.key(uri)))
+            return told_object(self._storage.get(self._storage.key(uri)))
         return {}
 
     def _kept(self, id: str, name: str) -> bytes:
@@ -290,21 +290,3 @@ def _interruptions(attempts: list[dict[str, Any]]) -> list[Interruption]:
         for one in attempts
         if one.get("state") == "interrupted"
     ]
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    value = _json(data)
-    return value if isinstance(value, dict) else {}
-
-
-def _list(data: bytes) -> list[dict[str, Any]]:
-    value = _json(data)
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _json(data: bytes) -> Any:
-    """What a pod wrote; nothing where it is none of ours."""
-    try:
-        return json.loads(data or b"null")
-    except ValueError:
-        return None

@@ -11,16 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-from ekiben.errors import TrainingFailed
+from ekiben.errors import EkibenError, TrainingFailed
 from ekiben.packing.archive import files
 from ekiben.records import now
 from ekiben.station import processes
+from ekiben.station.nodes import Verdict
 from ekiben.station.output import JobLog
 
-__all__ = ["Attempts", "Shown", "empty", "environment_of", "has_files", "interpreter", "own_copy", "write"]
+__all__ = ["Attempts", "Shown", "empty", "environment_of", "failed_by", "has_files", "interpreter", "own_copy", "write"]
 
 INSTALL_TIMEOUT_S = 1800
 TAIL_CHARS = 1500
@@ -31,7 +33,7 @@ ENVIRONMENT = (
 
 
 class Shown(JobLog):
-    """The run's log, which is printed, too: what a container prints goes to CloudWatch."""
+    """The run's log, which is printed, too: what a container prints is shown while it goes on."""
 
     def write(self, block: bytes) -> None:
         super().write(block)
@@ -139,6 +141,14 @@ def own_copy(bundle: Path, into: Path) -> Path:
 def has_files(folder: Path) -> bool:
     """Is there any file below the folder?"""
     return any(path.is_file() for path in folder.rglob("*"))
+
+
+def failed_by(error: Exception) -> Verdict:
+    """How an attempt has ended whose supervisor could not go on. An error that is not of ours is printed with its traceback."""
+    if isinstance(error, EkibenError):
+        return Verdict(state="failed", reason=str(error))
+    traceback.print_exception(error)
+    return Verdict(state="failed", reason=f"its supervisor failed: {type(error).__name__}: {error}")
 
 
 def empty(folder: Path) -> None:
