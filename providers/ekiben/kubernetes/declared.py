@@ -8,7 +8,7 @@ kubeconfig, as for the run face.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +19,35 @@ from ekiben.kubernetes.client import Cluster
 __all__ = ["KINDS", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read"]
 
 WHERE: Mapping[str, type] = {"context": str, "namespace": str}
-# An S3-compatible store, as in `facts.S3`. How it is reached makes no difference to what is in it.
-STORE: Mapping[str, type] = {**WHERE, "s3": dict, "bucket": str}
+# Of an S3-compatible store, as in `facts.S3`: a bucket, and a file of this machine that is to lie in it.
+BUCKET: Mapping[str, type] = {"s3": dict, "bucket": str}
+FILE: Mapping[str, type] = {**BUCKET, "key": str, "source_path": str}
+# How the cluster and the store are reached, and where a file is on this machine, makes no difference to what is there.
+REACHED = frozenset({"context", "s3", "source_path"})
+
+
+def _in_cluster(name: str, inputs: Mapping[str, type], *, output: str = "", fixed: Sequence[str] = ()) -> Kind:
+    """A kind of things that are told apart by their namespace and by what is `fixed`."""
+    return Kind(
+        name=name,
+        inputs={**WHERE, **inputs},
+        outputs={output: str} if output else {},
+        fixed=frozenset({"namespace", *fixed}),
+        quiet=REACHED & {*WHERE, *inputs},
+        optional=frozenset({"context"}),
+    )
+
 
 KINDS = {
     kind.name: kind
     for kind in (
         # A Secret of this name with a random value for each of `fields`. One that is there keeps its values.
-        Kind(
-            name="Keys",
-            inputs={**WHERE, "secret": str, "fields": list, "labels": dict},
-            outputs={"uid": str},
-            fixed=frozenset({"namespace", "secret"}),
-            quiet=frozenset({"context"}),
-            optional=frozenset({"context"}),
-        ),
+        _in_cluster("Keys", {"secret": str, "fields": list, "labels": dict}, output="uid", fixed=["secret"]),
         # keep: it is left, with what is in it, when this is destroyed.
-        Kind(
-            name="Bucket",
-            inputs={**STORE, "keep": bool},
-            outputs={"uri": str},
-            fixed=frozenset({"namespace", "bucket"}),
-            quiet=frozenset({"context", "s3"}),
-            optional=frozenset({"context"}),
-        ),
-        Kind(
-            name="Object",
-            inputs={**STORE, "key": str, "source_path": str, "sha256": str},
-            outputs={"uri": str},
-            fixed=frozenset({"namespace", "bucket", "key"}),
-            # Where the file is on this machine.
-            quiet=frozenset({"context", "s3", "source_path"}),
-            optional=frozenset({"context"}),
-        ),
+        _in_cluster("Bucket", {**BUCKET, "keep": bool}, output="uri", fixed=["bucket"]),
+        _in_cluster("Object", {**FILE, "sha256": str}, output="uri", fixed=["bucket", "key"]),
         # The wheels of the requirements.txt at source_path, below a prefix: `key`, which ends with a slash.
-        Kind(
-            name="Wheels",
-            inputs={**STORE, "key": str, "source_path": str, "python": str},
-            outputs={"uri": str},
-            fixed=frozenset({"namespace", "bucket", "key"}),
-            quiet=frozenset({"context", "s3", "source_path"}),
-            optional=frozenset({"context"}),
-        ),
+        _in_cluster("Wheels", {**FILE, "python": str}, output="uri", fixed=["bucket", "key"]),
         # An environment image. source: the zip of its context; image_uri: by its digest. The registry keeps it.
         Kind(
             name="Image",
@@ -70,28 +57,13 @@ KINDS = {
             quiet=frozenset({"source"}),
         ),
         # All objects with these labels that were made at run time, by runs and deployments.
-        Kind(
-            name="Made",
-            inputs={**WHERE, "labels": dict},
-            outputs={},
-            fixed=frozenset({"namespace"}),
-            quiet=frozenset({"context"}),
-            optional=frozenset({"context"}),
-        ),
+        _in_cluster("Made", {"labels": dict}),
     )
 }
 
 
 def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:
-    parts = {
-        "Keys": ("namespace", "secret"),
-        "Bucket": ("namespace", "bucket"),
-        "Object": ("namespace", "bucket", "key"),
-        "Wheels": ("namespace", "bucket", "key"),
-        "Image": ("repository", "tag"),
-        "Made": ("namespace",),
-    }
-    told = [str(inputs[part]) for part in parts[kind.name]]
+    told = [str(inputs[name]) for name in kind.inputs if name in kind.fixed]
     return "/".join([kind.path, *told, *([leftovers.component(inputs["labels"])] if kind.name == "Made" else [])])
 
 
@@ -152,7 +124,7 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
     elif kind.name == "Object":
         buckets.removed(_cluster(state), **_object(state))
     elif kind.name == "Wheels":  # without its list it is none
-        buckets.removed(_cluster(state), **_list(state))
+        buckets.removed(_cluster(state), **_object(state, wheels.LIST))
     elif kind.name == "Made":
         leftovers.deleted(_cluster(state), state["labels"], timeout_s)
 
@@ -165,7 +137,7 @@ def _found(kind: Kind, state: Mapping[str, Any]) -> str:
     if kind.name == "Object":
         return buckets.held(_cluster(state), **_object(state))
     if kind.name == "Wheels":
-        return buckets.held(_cluster(state), **_list(state)).removesuffix(wheels.LIST)
+        return buckets.held(_cluster(state), **_object(state, wheels.LIST)).removesuffix(wheels.LIST)
     return builds.found(state["repository"], state["tag"])
 
 
@@ -173,9 +145,6 @@ def _cluster(state: Mapping[str, Any]) -> Cluster:
     return Cluster(state["namespace"], state.get("context") or "")
 
 
-def _object(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {"s3": state["s3"], "bucket": state["bucket"], "key": state["key"]}
-
-
-def _list(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {"s3": state["s3"], "bucket": state["bucket"], "key": state["key"] + wheels.LIST}
+def _object(state: Mapping[str, Any], below: str = "") -> dict[str, Any]:
+    """The object that it is, or one that lies below it."""
+    return {"s3": state["s3"], "bucket": state["bucket"], "key": state["key"] + below}
