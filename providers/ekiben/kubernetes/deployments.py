@@ -4,27 +4,24 @@ has a gateway, else by how many pods of each take part in the endpoint's own Ser
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ekiben.bentos import environment
 from ekiben.errors import AlreadyExists, NotFound, Unavailable, Unsupported
 from ekiben.kubernetes.calls import Address
 from ekiben.kubernetes.client import STRATEGIC, Cluster, inside
 from ekiben.kubernetes.errors import trouble_of
-from ekiben.kubernetes.facts import COMPONENT, REVISION, TRAFFIC, EndpointFacts, labels
+from ekiben.kubernetes.facts import COMPONENT, PORT, REVISION, TRAFFIC, EndpointFacts, labels
 from ekiben.kubernetes.knative import DIGEST, VERSION
-from ekiben.kubernetes.pods import variable
+from ekiben.kubernetes.pods import serving
 from ekiben.records import ModelVersion, Part, Platform, Revision, RevisionState
 from ekiben.revisions import revision_id
 from ekiben.waiting import looks
 
 __all__ = ["Deployments", "pods_by_weight", "route"]
 
-PORT = 8080
 WEIGHT, TAG = "ekiben.dev/weight", "ekiben.dev/tag"
 # Gateways say of each generation of a route whether they follow it.
 ROUTE_TIMEOUT_S = 60.0
@@ -60,13 +57,8 @@ class Deployments:
         """Make the revision of a version, without traffic. Silent where it is there."""
         id = revision_id(version)
         name, whose = self.name(id), labels(self._platform, self._part, revision=id)
-        pod = json.loads(json.dumps(self._facts.pod))
+        pod = serving(self._facts.pod, version, id)
         container = pod["containers"][0]
-        container["env"] = [
-            *container.get("env", ()),
-            *(variable(key, value) for key, value in environment(version).items()),
-            variable("EKIBEN_SERVER_REVISION", id),
-        ]
         container["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 1}
         # Who is still sent here, while it ends, is answered.
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}

@@ -17,7 +17,7 @@ from ekiben.kubernetes.calls import asked, headers_of
 from ekiben.kubernetes.client import Answer, Cluster
 from ekiben.kubernetes.deployments import Deployments
 from ekiben.kubernetes.errors import Trouble, trouble_of
-from ekiben.kubernetes.facts import EndpointFacts, facts_of
+from ekiben.kubernetes.facts import TOKEN, EndpointFacts, facts_of
 from ekiben.kubernetes.knative import Knative
 from ekiben.kubernetes.measures import counted
 from ekiben.kubernetes.storage import open_storage, secret_of
@@ -156,7 +156,7 @@ class Endpoint(runtime.Endpoint):
 
     def _asked(self, method: str, path: str, operation: str, revision: str, body: bytes = b"") -> Answer:
         if self._facts.token_secret and not self._token:
-            self._token = secret_of(self._cluster, self._facts.token_secret, "token", operation)
+            self._token = secret_of(self._cluster, self._facts.token_secret, TOKEN, operation)
         address = self._made.address(revision, operation)
         timeout_s = self._facts.timeout_s + self._facts.hold_s + SLACK_S
         return asked(

@@ -18,11 +18,13 @@ __all__ = [
     "COMPONENT",
     "MANAGED_BY",
     "OWN_MIB",
+    "PORT",
     "PROJECT",
     "REVISION",
     "RUN",
     "S3",
     "STACK",
+    "TOKEN",
     "TRAFFIC",
     "EndpointFacts",
     "FunctionFacts",
@@ -42,6 +44,10 @@ PROJECT, STACK, COMPONENT = "ekiben.dev/project", "ekiben.dev/stack", "ekiben.de
 RUN, REVISION = "ekiben.dev/run", "ekiben.dev/revision"
 # What the supervisor of a run takes beside the job, in MiB: a job that goes over its memory is then told of by its supervisor.
 OWN_MIB = 128
+# Where the servers of endpoints and the handlers of functions listen, in their pods and before them.
+PORT = 8080
+# What callers show, in the Secret that the facts of an endpoint or a function name.
+TOKEN = "token"  # noqa: S105 - the name of a field
 # Of a namespace's name.
 NAME_CHARS = 63
 # On the pods of a plain Deployment that take part in the endpoint's traffic: "yes". The endpoint's Service selects by it.
@@ -121,11 +127,11 @@ class EndpointFacts(Record):
     yet (`placeholder.SOURCE`); its template and its traffic are changed at run time. "deployments": `service` is a Service that
     selects the pods with the labels COMPONENT and TRAFFIC; Deployments, and a Service and an HPA each, are made at run time.
 
-    pod: a PodSpec whose first container, "server", listens on 8080 and has all variables but those of the bento; a revision adds
+    pod: a PodSpec whose first container, "server", listens on PORT and has all variables but those of the bento; a revision adds
     them. annotations: of a Knative revision's template. route: the HTTPRoute whose weights are changed; without one the traffic
     of Deployments goes by their numbers of pods. url: where it is called; ingress_url: where the cluster's ingress is found from
     outside, which is sent the host of `url`; without one, callers outside go through the API server. token_secret: the Secret
-    whose `token` callers have to show, empty where anybody may call. model, storage_uri, template_*: as on the other providers.
+    whose TOKEN callers have to show, empty where anybody may call. model, storage_uri, template_*: as on the other providers.
     """
 
     namespace: str
@@ -153,7 +159,7 @@ class EndpointFacts(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FunctionFacts(Record):
-    """service: the Deployment of one pod that runs `python -m ekiben.kubernetes.handler`, and the Service (port 8080) before it.
+    """service: the Deployment of one pod that runs `python -m ekiben.kubernetes.handler`, and the Service (port PORT) before it.
 
     deliveries_uri: s3://BUCKET/deliveries/NAME, which that pod alone writes and replays. bus: the events that it looks through for
     those in `on`, its triggers as in FunctionSpec; those of NewData have `uri` beside them, the storage's s3://BUCKET.

@@ -15,14 +15,13 @@ from ekiben.invocations import as_json
 from ekiben.kubernetes.calls import Address, asked, headers_of
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.deliveries import FOLDERS, name_of
-from ekiben.kubernetes.facts import FunctionFacts, facts_of
+from ekiben.kubernetes.facts import PORT, TOKEN, FunctionFacts, facts_of
 from ekiben.kubernetes.storage import open_storage, secret_of
 from ekiben.records import Part, Platform
 
 __all__ = ["Function"]
 
 STATES = ("waiting", "running", "done", "dead")
-PORT = 8080
 # One call at a time: another one's time, and then its own.
 SLACK_S = 30.0
 READERS = 16
@@ -49,7 +48,7 @@ class Function(runtime.Function):
                 f"The function {name!r} is not called: its spec has no Http(). Publish an event that it waits for."
             )
         body = as_json(dict(data), f"What was given to the function {name!r}").encode()
-        token = secret_of(self._cluster, self._facts.token_secret, "token", operation)
+        token = secret_of(self._cluster, self._facts.token_secret, TOKEN, operation)
         address = Address(url=self._facts.url, service=f"{self._facts.service}:{PORT}")
         timeout_s = 2 * self._facts.timeout_s + SLACK_S
         answer = asked(

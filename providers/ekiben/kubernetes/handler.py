@@ -29,7 +29,7 @@ from typing import Any
 from ekiben.errors import EkibenError
 from ekiben.kubernetes.calls import TOKEN_HEADER
 from ekiben.kubernetes.deliveries import Deliveries
-from ekiben.kubernetes.facts import FunctionFacts
+from ekiben.kubernetes.facts import PORT, FunctionFacts
 from ekiben.kubernetes.s3 import Refused, Store
 from ekiben.kubernetes.triggers import KEPT, Bus, Landings
 from ekiben.records import Event, now
@@ -38,7 +38,6 @@ from ekiben.station.calls import Log, Outcome, call
 
 __all__ = ["Handler", "main"]
 
-PORT = 8080
 LOOK_S, PRUNE_S = 1.0, 3600.0
 LONGEST_PAUSE_S = 3600.0
 BODY_BYTES = 6 << 20

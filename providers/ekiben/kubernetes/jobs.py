@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -44,7 +44,7 @@ def request(
     name, nodes = job_name(part.name, ask["id"], facts.storage_uri), ask["nodes"]
     master = f"{trainjobs.job_of(name) if facts.kind == 'TrainJob' else name}-0.{name}"
     whose = labels(platform, part, run=ask["id"])
-    pod = json.loads(json.dumps(facts.pod))
+    pod = copy.deepcopy(facts.pod)
     container = pod["containers"][0]
     container["command"] = command("ekiben.kubernetes.container")
     container["env"] = [

@@ -5,21 +5,19 @@ Every revision has a tag of its own, its id, by which it is called whatever its 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from ekiben.bentos import environment
 from ekiben.errors import NoCapacity, NotFound, PreconditionFailed, ProviderError, Unavailable, Unsupported
 from ekiben.kubernetes.backends import BACKENDS
 from ekiben.kubernetes.calls import Address
 from ekiben.kubernetes.client import JSON_PATCH, Cluster, inside
 from ekiben.kubernetes.errors import Trouble, trouble_of
 from ekiben.kubernetes.facts import REVISION, EndpointFacts, labels
-from ekiben.kubernetes.pods import variable
+from ekiben.kubernetes.pods import serving
 from ekiben.records import ModelVersion, Part, Platform, Revision, RevisionState
 from ekiben.revisions import revision_id
 from ekiben.waiting import looks
@@ -64,13 +62,6 @@ class Knative:
         """Make the revision of a version, without traffic; what has it keeps it. Silent where it is there."""
         id = revision_id(version)
         whose = labels(self._platform, self._part, revision=id)
-        pod = json.loads(json.dumps(self._facts.pod))
-        container = pod["containers"][0]
-        container["env"] = [
-            *container.get("env", ()),
-            *(variable(name, value) for name, value in environment(version).items()),
-            variable("EKIBEN_SERVER_REVISION", id),
-        ]
         template = {
             "metadata": {
                 "name": self.name(id), "labels": whose,
@@ -78,7 +69,7 @@ class Knative:
             },
             "spec": {
                 # More than one instance's share waits at the queue of its pod, where it is counted, and not at the server.
-                "containerConcurrency": 0, "timeoutSeconds": self._timeout_s, **pod,
+                "containerConcurrency": 0, "timeoutSeconds": self._timeout_s, **serving(self._facts.pod, version, id),
             },
         }  # fmt: skip
 

@@ -10,11 +10,11 @@ from typing import Any
 from ekiben.errors import ProviderError
 from ekiben.kubernetes.calls import Address, asked
 from ekiben.kubernetes.client import Cluster, inside
+from ekiben.kubernetes.facts import PORT
 from ekiben.records import RevisionMetrics
 
 __all__ = ["counted", "quantile_s"]
 
-PORT = 8080
 TIMEOUT_S = 10.0
 SAMPLE = re.compile(r"\w+_request_(total|duration_seconds_bucket)\{(.*)\} ([0-9.eE+-]+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -1,12 +1,14 @@
-"""What an endpoint's first revision runs, before any model is deployed: it says so, to whoever calls. Standard library alone."""
+"""What an endpoint's first revision runs, before any model is deployed: it says so, to whoever calls."""
 
 from __future__ import annotations
+
+from ekiben.kubernetes.facts import PORT
 
 __all__ = ["SOURCE", "WHY"]
 
 WHY = "the endpoint has no model yet: release one, with `ekiben release`"
 
-# The program of a container on a stock Python image, which listens where a server would.
+# The program of a container on a stock Python image, with the standard library alone.
 SOURCE = f"""\
 import http.server, json, signal, sys
 
@@ -31,5 +33,5 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-http.server.ThreadingHTTPServer(("", 8080), Answer).serve_forever()
+http.server.ThreadingHTTPServer(("", {PORT}), Answer).serve_forever()
 """

@@ -5,13 +5,16 @@ All of it is said of the container, not of the pod: so Knative takes it, too, wi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ekiben.bentos import environment
 from ekiben.kubernetes.facts import S3
+from ekiben.records import ModelVersion
 
-__all__ = ["USER", "pod", "s3_variables", "secret_variable", "variable"]
+__all__ = ["USER", "pod", "s3_variables", "secret_variable", "serving", "variable"]
 
 # The unprivileged user of environment images. An emptyDir can be written by anybody.
 USER = 65532
@@ -71,6 +74,17 @@ def pod(
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": f"{writable_mib}Mi"}}],
         **more,
     }
+
+
+def serving(shape: Mapping[str, Any], version: ModelVersion, revision: str) -> dict[str, Any]:
+    """The pod of a revision: that of its endpoint, and the version that its server is to fetch."""
+    made = copy.deepcopy(dict(shape))
+    made["containers"][0]["env"] = [
+        *made["containers"][0].get("env", ()),
+        *(variable(name, value) for name, value in environment(version).items()),
+        variable("EKIBEN_SERVER_REVISION", revision),
+    ]
+    return made
 
 
 def variable(name: str, value: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ https://trainer.kubeflow.org: the fields are those that all versions from 2.0 on
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +28,7 @@ def job_of(name: str) -> str:
 
 def of(job: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(TrainingRuntime, TrainJob) that come to this Job. The runtime has to be there first."""
-    spec, name = json.loads(json.dumps(job["spec"])), job["metadata"]["name"]
+    spec, name = copy.deepcopy(job["spec"]), job["metadata"]["name"]
     labels = job["metadata"]["labels"]
     container = spec["template"]["spec"]["containers"][0]
     for rule in spec["podFailurePolicy"]["rules"]:

@@ -17,18 +17,17 @@ from ekiben.kubernetes.components.images import image_of
 from ekiben.kubernetes.components.namespace import network_policy, port, to_store
 from ekiben.kubernetes.components.program import Kubernetes, Rule, current, rule
 from ekiben.kubernetes.components.registry import Registry
-from ekiben.kubernetes.components.resources import Keys, Made
+from ekiben.kubernetes.components.resources import Made
 from ekiben.kubernetes.components.serving import has_knative
 from ekiben.kubernetes.components.storage import Storage, storage_of
 from ekiben.kubernetes.deployments import route
-from ekiben.kubernetes.facts import COMPONENT, S3, TRAFFIC
+from ekiben.kubernetes.facts import COMPONENT, PORT, S3, TOKEN, TRAFFIC
 from ekiben.kubernetes.nodes import placement
 from ekiben.kubernetes.pods import pod, s3_variables, secret_variable, variable
 from ekiben.programs import facts, once
 
-__all__ = ["BACKENDS", "PORT", "Endpoint"]
+__all__ = ["BACKENDS", "Endpoint"]
 
-PORT = 8080
 # Of Knative's queue-proxy, which is before the server in its pod: requests, health, what the autoscaler reads.
 # https://github.com/knative/serving/blob/main/pkg/networking/constants.go
 QUEUE_PORTS = (8012, 8013, 8022, 8112, 9090, 9091)
@@ -36,7 +35,6 @@ QUEUE_PORTS = (8012, 8013, 8022, 8112, 9090, 9091)
 TMP_MIB = 2048
 # Knative's own bounds: https://knative.dev/docs/serving/autoscaling/kpa-specific/
 LEAST_WINDOW_S, MOST_WINDOW_S = 6, 3600
-TOKEN = "token"  # noqa: S105 - the name of a field
 SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 
 
@@ -69,21 +67,9 @@ class Endpoint(Kubernetes, components.Endpoint):
             ingress=[{"ports": [port(number) for number in self._ports()]}],
             egress=[to_store(program.settings)],
         )
-        left = Made(
-            f"{self.name}-revisions",
-            {"context": program.settings.context, "namespace": self.namespace, "labels": self.labels},
-            opts=self.opts(depends_on=[self.account] if self.account else []),
-        )
+        left = self.leaves("revisions")
         if spec.auth == "platform":
-            self.token = f"{self.name}-token"
-            Keys(
-                self.token,
-                {
-                    "context": program.settings.context, "namespace": self.namespace, "secret": self.token,
-                    "fields": [TOKEN], "labels": self.labels,
-                },
-                opts=self.opts(),
-            )  # fmt: skip
+            self.token, _ = self.token_secret()
         shell = BACKENDS[self.backend.name](self, left)
         self.ref = pulumi.Output.concat(self.namespace, "/", self.name)
         self.facts = facts(

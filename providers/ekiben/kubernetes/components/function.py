@@ -16,9 +16,8 @@ from ekiben.kubernetes import SUPPORT, bootstrap, due
 from ekiben.kubernetes.components.namespace import anywhere, network_policy, port
 from ekiben.kubernetes.components.program import Kubernetes, Rule, current, rule
 from ekiben.kubernetes.components.registry import bus
-from ekiben.kubernetes.components.resources import Keys
 from ekiben.kubernetes.components.storage import Storage
-from ekiben.kubernetes.facts import COMPONENT, S3, FunctionFacts
+from ekiben.kubernetes.facts import COMPONENT, PORT, S3, TOKEN, FunctionFacts
 from ekiben.kubernetes.pods import pod, s3_variables, secret_variable, variable
 from ekiben.packing import archive
 from ekiben.packing.source import FUNCTION_LIBRARY, cache_dir
@@ -26,11 +25,9 @@ from ekiben.programs import facts
 from ekiben.records import Platform
 from ekiben.specs import NewData, Schedule
 
-__all__ = ["PORT", "Function", "crontab"]
+__all__ = ["Function", "crontab"]
 
-PORT = 8080
 MARKS = "deliveries"
-TOKEN = "token"  # noqa: S105 - the name of a field
 # The handler's own process, beside that of a call, which has what the spec says.
 OWN_MIB, VCPU, IDLE_VCPU = 192, 1.0, 0.05
 DUE_MIB, DUE_S, DUE_RETRIES = 128, 600, 6
@@ -62,15 +59,7 @@ class Function(Kubernetes, components.Function):
         for used in self.uses:
             used.grant(self)
         network_policy(self, ingress=[{"ports": [port(PORT)]}], egress=[anywhere(), {"to": [{"podSelector": {}}]}])
-        self.token = f"{self.name}-token"
-        keys = Keys(
-            self.token,
-            {
-                "context": program.settings.context, "namespace": self.namespace, "secret": self.token, "fields": [TOKEN],
-                "labels": self.labels,
-            },
-            opts=self.opts(),
-        )  # fmt: skip
+        self.token, keys = self.token_secret()
         self.code_uri, self.code_sha256 = self.upload(bundle, home, "-code"), bundle.sha256
         self.facts = facts(
             namespace=self.namespace,

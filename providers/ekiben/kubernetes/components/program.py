@@ -15,9 +15,9 @@ import pulumi_kubernetes as k8s
 from ekiben.components import Component
 from ekiben.cost import Cost
 from ekiben.errors import SpecError
-from ekiben.kubernetes.components.resources import Object
+from ekiben.kubernetes.components.resources import Keys, Made, Object
 from ekiben.kubernetes.components.settings import Settings, settings
-from ekiben.kubernetes.facts import COMPONENT, MANAGED_BY, PROJECT, STACK
+from ekiben.kubernetes.facts import COMPONENT, MANAGED_BY, PROJECT, STACK, TOKEN
 from ekiben.packing import Bundle
 from ekiben.records import Platform
 
@@ -120,6 +120,18 @@ class Kubernetes(Component[Any]):
         made = {"name": name or self.name, "namespace": self.namespace, "labels": self.labels}
         return {**made, "annotations": annotations} if annotations else made
 
+    def token_secret(self) -> tuple[str, Keys]:
+        """The Secret, by its name, with the token that callers of the component show."""
+        name = f"{self.name}-token"
+        return name, Keys(
+            name, {**self.place, "secret": name, "fields": [TOKEN], "labels": self.labels}, opts=self.opts()
+        )
+
+    def leaves(self, what: str) -> Made:
+        """What is made at run time for the component: it goes with it, and before the account that it runs as."""
+        about = {**self.place, "labels": self.labels}
+        return Made(f"{self.name}-{what}", about, opts=self.opts(depends_on=[self.account] if self.account else []))
+
     def upload(self, bundle: Bundle, storage: Storage, suffix: str) -> pulumi.Output[str]:
         """The s3:// URI of an archive, under its own hash. A newer one does not delete it: models were made from it."""
         key = f"code/{bundle.sha256}{bundle.path.suffix}"
@@ -136,6 +148,11 @@ class Kubernetes(Component[Any]):
         from ekiben.kubernetes.components.namespace import namespace_of
 
         return namespace_of(self).name
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """How a resource of Ekiben's plugin finds the stack's namespace."""
+        return {"context": current().settings.context, "namespace": self.namespace}
 
     @property
     def labels(self) -> dict[str, str]:

@@ -36,12 +36,7 @@ class Storage(Kubernetes, components.Storage):
         # A store of the stack's own has no other buckets; in another one the names of all its users meet.
         default = self.name if store.own else self.namespace.apply(lambda name: bucket_name(name, self.name))
         bucket: pulumi.Input[str] = program.settings.buckets.get(self.name) or default
-        self.where = {
-            "context": program.settings.context,
-            "namespace": self.namespace,
-            "s3": store.s3,
-            "bucket": bucket,
-        }
+        self.where = {**self.place, "s3": store.s3, "bucket": bucket}
         given = self.name in program.settings.buckets
         self.bucket = Bucket(
             self.name,

@@ -16,7 +16,7 @@ from ekiben.kubernetes import SUPPORT, trainjobs, wheels
 from ekiben.kubernetes.components.namespace import anywhere, namespace_of, network_policy
 from ekiben.kubernetes.components.program import Kubernetes, Rule, current, labels_of, rule
 from ekiben.kubernetes.components.registry import bus
-from ekiben.kubernetes.components.resources import Made, Wheels
+from ekiben.kubernetes.components.resources import Wheels
 from ekiben.kubernetes.components.serving import serves
 from ekiben.kubernetes.components.storage import Storage, storage_of
 from ekiben.kubernetes.facts import COMPONENT, OWN_MIB, namespace_name
@@ -59,17 +59,13 @@ class Training(Kubernetes, components.Training):
         for input_name, source in spec.inputs.items():
             bucket, _, prefix = source.partition("/")
             inputs[input_name] = pulumi.Output.concat(storage_of(self, self.sources[bucket]).uri, "/", prefix)
-        account = self.runs()
+        self.runs()
         # Its nodes talk to each other; its packages may come from anywhere.
         mates = [{"podSelector": {"matchLabels": {COMPONENT: name}}}]
         network_policy(
             self, ingress=[{"from": mates}], egress=[anywhere(), {"to": mates}, {"to": [{"podSelector": {}}]}]
         )
-        Made(
-            f"{name}-runs",
-            {"context": program.settings.context, "namespace": self.namespace, "labels": self.labels},
-            opts=self.opts(depends_on=[account]),
-        )
+        self.leaves("runs")
         self.ref = pulumi.Output.concat(self.namespace, "/", name)
         self.facts = facts(
             namespace=self.namespace,
