@@ -13,7 +13,7 @@ import pulumi_aws as aws
 from ekiben import components, packing
 from ekiben.aws import SUPPORT, prices
 from ekiben.aws.components import triggers
-from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like, tls_only
 from ekiben.aws.components.program import LOG_DAYS, Aws, current
 from ekiben.aws.components.registry import Registry
 from ekiben.aws.components.storage import Storage
@@ -340,14 +340,6 @@ def schedule_statements(function_arn: str, dead_arn: str) -> list[Statement]:
 
 def queue_statements(queue_arn: str, rule_arns: Sequence[str]) -> list[Statement]:
     """The policy of the queue: its rules may put in what they cannot hand over, and nobody comes without TLS."""
-    tls: Statement = {
-        "Sid": "TlsOnly",
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "sqs:*",
-        "Resource": queue_arn,
-        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }
     rules: Statement = {
         "Sid": "Rules",
         "Effect": "Allow",
@@ -356,4 +348,4 @@ def queue_statements(queue_arn: str, rule_arns: Sequence[str]) -> list[Statement
         "Resource": queue_arn,
         "Condition": {"ArnEquals": {"aws:SourceArn": list(rule_arns)}},
     }
-    return [tls, *([rules] if rule_arns else [])]
+    return [tls_only("sqs:*", queue_arn), *([rules] if rule_arns else [])]

@@ -14,7 +14,7 @@ import pulumi_aws as aws
 from ekiben import components
 from ekiben.aws import SUPPORT, prices
 from ekiben.aws.backends import Backend
-from ekiben.aws.components.policies import Statement, document
+from ekiben.aws.components.policies import Statement, document, tls_only
 from ekiben.aws.components.program import Aws
 from ekiben.components import Component
 from ekiben.cost import Cost
@@ -269,14 +269,7 @@ def topic_statements(
                 "ArnLike": {"aws:SourceArn": f"arn:{partition}:cloudwatch:{region}:{account}:alarm:{alarms}*"},
             },
         },
-        {
-            "Sid": "TlsOnly",
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": "sns:Publish",
-            "Resource": topic_arn,
-            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-        },
+        tls_only("sns:Publish", topic_arn),
     ]
     if rule_arns:
         found.append(

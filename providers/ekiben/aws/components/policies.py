@@ -30,6 +30,7 @@ __all__ = [
     "like",
     "merged",
     "size",
+    "tls_only",
     "together",
     "trust",
 ]
@@ -127,6 +128,18 @@ def allow(actions: Sequence[str], resources: Sequence[str], conditions: Mapping[
     """A statement that allows these actions on these resources."""
     made = {"Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
     return {**made, "Condition": dict(conditions)} if conditions else made
+
+
+def tls_only(action: str, resource: str | list[str]) -> Statement:
+    """Of a resource's own policy: refuse whoever does not encrypt on the way."""
+    return {
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": action,
+        "Resource": resource,
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
 
 
 def trust(service: str, account: str) -> str:

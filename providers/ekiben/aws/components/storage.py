@@ -11,7 +11,7 @@ import pulumi_aws as aws
 
 from ekiben import components
 from ekiben.aws import SUPPORT, prices
-from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like
+from ekiben.aws.components.policies import Asked, Known, Statement, allow, asking, document, like, tls_only
 from ekiben.aws.components.program import Aws, current
 from ekiben.components import Component
 from ekiben.cost import Cost
@@ -60,7 +60,7 @@ class Storage(Aws, components.Storage):
         policy = aws.s3.BucketPolicy(
             self.name,
             bucket=name,
-            policy=self.bucket.arn.apply(lambda arn: document([tls_only(arn)])),
+            policy=self.bucket.arn.apply(lambda arn: document([tls_only("s3:*", [arn, f"{arn}/*"])])),
             opts=self.opts(retain=retain, depends_on=[private, owned]),
         )
         encrypted = aws.s3.BucketServerSideEncryptionConfiguration(
@@ -140,18 +140,6 @@ def _list(bucket_arn: str, prefixes: Sequence[str]) -> Statement:
     """
     only = {"StringLikeIfExists": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}}
     return allow(["s3:ListBucket"], [bucket_arn], None if "" in prefixes else only)
-
-
-def tls_only(bucket_arn: str) -> Statement:
-    """Refuse whoever does not encrypt on the way."""
-    return {
-        "Sid": "TlsOnly",
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:*",
-        "Resource": [bucket_arn, f"{bucket_arn}/*"],
-        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }
 
 
 def encryption(kms_key: str) -> dict[str, Any]:
