@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 
-from ekiben import __version__
+from ekiben.declared import pinned
 
 __all__ = ["Declared", "Host"]
 
@@ -20,7 +20,7 @@ class Host(pulumi.CustomResource):
 
     def __init__(self, name: str, *, state_dir: str, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {"state_dir": state_dir, "project": pulumi.get_project(), "stack": pulumi.get_stack()}
-        super().__init__("ekiben:station:Host", name, {**inputs, "url": None, "running": None}, _pinned(opts))
+        super().__init__("ekiben:station:Host", name, {**inputs, "url": None, "running": None}, pinned(opts))
 
 
 class Declared(pulumi.CustomResource):
@@ -32,9 +32,4 @@ class Declared(pulumi.CustomResource):
     def __init__(
         self, kind: str, name: str, inputs: Mapping[str, Any], *, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        super().__init__(f"ekiben:station:{kind}", name, {**inputs, "facts": None}, _pinned(opts))
-
-
-def _pinned(opts: pulumi.ResourceOptions | None) -> pulumi.ResourceOptions:
-    """The plugin is the one of this very version."""
-    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(version=__version__))
+        super().__init__(f"ekiben:station:{kind}", name, {**inputs, "facts": None}, pinned(opts))
