@@ -20,10 +20,11 @@ import pytest
 
 from ekiben.errors import AccessDenied, ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.kubernetes import oci
-from ekiben.kubernetes.builds import built, found
+from ekiben.kubernetes.builds import built, found, ran
 from ekiben.kubernetes.oci import INDEX, LAYER, MANIFEST, Repository
 from ekiben.packing.flat import DESCRIPTION, LOCK, OWN_LOCK, SITE
 from tests.fakes.images import Registry, serving
+from tests.waiting import alive, until
 
 TAG = "a" * 64
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -206,6 +207,19 @@ def test_a_cancelled_build_leaves_no_image(registry: Registry, tmp_path: Path) -
     with pytest.raises(Unavailable, match=r"cannot install \S+: it was cancelled"):
         built(f"http://{registry.host}/env", TAG, context(tmp_path, registry), stopped=stopped)
     assert ("env", TAG) not in registry.manifests
+
+
+def test_an_installer_that_is_cancelled_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+
+    class WhenItRuns(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return bool(until(lambda: told.exists() and told.read_text()))
+
+    command = ["sh", "-c", 'sleep 1000 & echo $! > "$0"; wait', str(told)]
+    with pytest.raises(Unavailable, match="cannot install it: it was cancelled"):
+        ran(command, "install it", WhenItRuns(), deadline=float("inf"))
+    until(lambda: not alive(int(told.read_text())), "what it has started is gone")
 
 
 def test_the_login_of_docker_is_shown_and_never_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -174,7 +176,9 @@ def _interpreter(short: str) -> str:
 def ran(command: list[str], what: str, stopped: threading.Event, deadline: float, *, strict: bool = True) -> None:
     """Run an installer. Raises as `built` does; one that fails is nothing unless it is `strict`."""
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             while process.poll() is None:
                 if stopped.wait(PAUSE_S):
@@ -183,7 +187,9 @@ def ran(command: list[str], what: str, stopped: threading.Event, deadline: float
                     raise Unavailable("kubernetes", what, "it takes too long", "Repeat it")
         finally:
             if process.poll() is None:
-                process.kill()
+                # With what it has started, as uv starts pip.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if process.returncode and strict:
             output.seek(0)
