@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["PATIENCE_S", "until"]
+__all__ = ["PATIENCE_S", "alive", "until"]
 
 PATIENCE_S = 900.0 if os.environ.get("EKIBEN_LIVE") else 120.0
 T = TypeVar("T")
@@ -24,3 +25,10 @@ def until(look: Callable[[], T], what: str = "") -> T:
         assert waited < PATIENCE_S, f"it never came true: {what or 'still'} {found!r}"
         time.sleep(min(0.25, max(0.02, waited / 20)))
     return found
+
+
+def alive(pid: int) -> bool:
+    """Does a process run? One that has ended, and that nobody has asked how, does not."""
+    command = ["ps", "-o", "stat=", "-p", str(pid)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return bool(found) and not found.startswith("Z")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ekiben.testing import EmulatedAws
-from tests.waiting import until
+from tests.waiting import alive, until
 
 from .test_functions import call, make
 from .test_training import prepared, submit
@@ -52,14 +52,6 @@ def test_they_are_there_by_themselves(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "6 passed" in done.stdout
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_nothing_runs_on_after_a_reset(emulated_aws: EmulatedAws, tmp_path: Path) -> None:

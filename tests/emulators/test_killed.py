@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from ekiben.emulators.aws import ensure, stop
-from tests.waiting import until
+from tests.waiting import alive, until
 
 from . import images
 from .conftest import Aws
 from .test_functions import call, make, value
 from .test_training import lines, submit
-from .test_warden import lives
 
 
 def killed(aws: Aws) -> None:
@@ -59,9 +58,9 @@ def test_functions_jobs_and_endpoints_end_with_it(tmp_path: Path, end: Callable[
             RoleArn=role,
         )
         pids = [value(call(aws, "one")), int(until(lambda: lines(aws, job))[0]), hosted(aws, tmp_path)]
-        assert all(map(lives, pids))
+        assert all(map(alive, pids))
         end(aws)
-        until(lambda: not any(map(lives, pids)))
+        until(lambda: not any(map(alive, pids)))
         again = Aws(ensure(tmp_path))
         assert again.server.url == aws.server.url
         assert again.sagemaker.list_training_jobs()["TrainingJobSummaries"] == []
@@ -80,7 +79,7 @@ def test_a_process_that_ended_between_two_calls_is_not_missed(aws: Aws) -> None:
         "    return os.getpid()\n",
     )  # fmt: skip
     first = value(call(aws, "short", True))
-    until(lambda: not lives(first))
+    until(lambda: not alive(first))
     again = call(aws, "short", False)
     assert "FunctionError" not in again
     assert value(again) != first

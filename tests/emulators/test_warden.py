@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ekiben.emulators.warden import Ward
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, alive, until
 
 # A child that leaves its family behind: a daemon in a session of its own.
 DAEMON = "setsid sh -c 'echo $$ >daemon; exec sleep 300' & echo ready >told; "
@@ -17,13 +17,6 @@ DAEMON = "setsid sh -c 'echo $$ >daemon; exec sleep 300' & echo ready >told; "
 def pid_in(path: Path) -> int:
     until(lambda: path.is_file() and path.read_text().strip())
     return int(path.read_text())
-
-
-def lives(pid: int) -> bool:
-    try:
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
 
 
 def ward(tmp_path: Path, script: str) -> Ward:
@@ -40,7 +33,7 @@ def test_it_says_how_the_command_ended(tmp_path: Path) -> None:
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     running = ward(tmp_path, DAEMON + "while [ ! -s daemon ]; do sleep 0.05; done")
     assert running.wait(PATIENCE_S) == 0
-    until(lambda: not lives(pid_in(tmp_path / "daemon")))
+    until(lambda: not alive(pid_in(tmp_path / "daemon")))
 
 
 def test_it_is_asked_and_then_killed(tmp_path: Path) -> None:
@@ -51,7 +44,7 @@ def test_it_is_asked_and_then_killed(tmp_path: Path) -> None:
     assert running.wait(0) is None
     running.kill()
     assert running.wait(0) == 137
-    assert not lives(daemon)
+    assert not alive(daemon)
 
 
 def test_it_does_not_outlive_its_owner(tmp_path: Path) -> None:
@@ -67,4 +60,4 @@ def test_it_does_not_outlive_its_owner(tmp_path: Path) -> None:
     pids = pid_in(tmp_path / "daemon"), pid_in(tmp_path / "main")
     process.kill()
     process.wait()
-    until(lambda: not any(map(lives, pids)))
+    until(lambda: not any(map(alive, pids)))

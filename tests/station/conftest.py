@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,10 +184,3 @@ def to_zero(host: Station, name: str) -> None:
 def sent(answer: Answer) -> Any:
     assert answer.status == 200, answer.body
     return answer.json()
-
-
-def alive(pid: int) -> bool:
-    found = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return bool(found) and not found.startswith("Z")

@@ -24,9 +24,9 @@ from ekiben.station import launch, tokens
 from ekiben.station.client import Client
 from ekiben.station.noun import Context
 from ekiben.station.store import Store
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, alive, until
 
-from .conftest import Station, alive
+from .conftest import Station
 
 
 def digest(state_dir: Path) -> str:

@@ -15,9 +15,9 @@ import pytest
 from ekiben.errors import IntegrityError, ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.records import ModelVersion
 from ekiben.station import launch
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, alive, until
 
-from .conftest import SERVICE, Station, alive, bento, sent, to_zero, version
+from .conftest import SERVICE, Station, bento, sent, to_zero, version
 
 
 def test_a_worker_that_was_killed_is_replaced(host: Station, doubling: ModelVersion) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from ekiben.errors import NotFound, SpecError, Unavailable
 from ekiben.records import ModelVersion
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, alive, until
 
-from .conftest import Station, alive, at_once, bento, sent, to_zero, version
+from .conftest import Station, at_once, bento, sent, to_zero, version
 
 
 def test_deployed_once_however_often_and_called_by_weight_id_and_tag(

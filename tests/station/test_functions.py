@@ -14,7 +14,7 @@ from ekiben.errors import AccessDenied, FunctionFailed, NotFound, SpecError
 from ekiben.station.calls import Log
 from ekiben.station.client import Client
 from tests.station.stage import Stage, started
-from tests.waiting import until
+from tests.waiting import alive, until
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def test_a_killed_station_delivers_again_and_leaves_no_handler(own: Stage, tmp_p
     until(marks.exists)
     first = int(until(marks.read_text))
     own.kill()
-    until(lambda: not _alive(first), "the handler ends with its station")
+    until(lambda: not alive(first), "the handler ends with its station")
     own.start()
     until(lambda: len(marks.read_text().splitlines()) == 2)
     (tmp_path / "marks.go").touch()
@@ -321,7 +321,7 @@ def test_a_station_that_stops_in_order_delivers_again_too(own: Stage, tmp_path: 
     own.publish("slow-1", "Slow")
     first = int(until(lambda: marks.exists() and marks.read_text()))
     launch.stop(own.state_dir)
-    until(lambda: not _alive(first), "it is gone")
+    until(lambda: not alive(first), "it is gone")
     (tmp_path / "marks.go").touch()
     own.start()
     (delivery,) = own.settled("slow", 1)
@@ -337,13 +337,6 @@ def test_a_log_is_bounded(tmp_path: Path) -> None:
     assert len(log.read()) < 2 * 2100
     log.write("d2", "bad \udcff bytes")
     assert log.tail("d2") == "bad ? bytes"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return False
 
 
 def _dedent(code: str) -> str:
