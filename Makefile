@@ -45,11 +45,11 @@ clean-demo: setup ## Destroy what the demo made, and prove that nothing is left 
 
 # What the example's own tests say, they say in the project that `ekiben new` writes and tests (tests/new/test_project.py).
 EXAMPLE := $(foreach each,data functions service train,--ignore tests/example/test_$(each).py)
-# The first builds of the Pulumi CLI and of a cluster take minutes, the environment of the SageMaker SDK one: they run beside the
-# tests that do not need them; those that do wait.
+# The first builds of the Pulumi CLI and of a cluster take minutes, the environments of the SageMaker SDK and of MLflow one each: they
+# run beside the tests that do not need them; those that do wait.
 test: .venv/.locked ## Lint, and all tests, those of the contract on each provider that runs on this machine
 	@mkdir -p .build; { $(BIN)/python -m ekiben.engine; $(BIN)/python -m ekiben.emulators.kubernetes; } >.build/builds.log 2>&1 & \
-	  $(BIN)/python -m tests.sdk >.build/sdk.log 2>&1 & \
+	  { $(BIN)/python -m tests.sdk; $(BIN)/python -m tests.mlflow_server; } >.build/environments.log 2>&1 & \
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
 	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 2 $(EXAMPLE)
 
@@ -69,6 +69,8 @@ lock: | $(UV) ## Renew the lock file
 	  --generate-hashes --no-header --no-annotate -o providers/ekiben/packing/image.lock
 	@$(UV) pip compile tests/sdk/requirements.in -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  -o tests/sdk/requirements.txt
+	@$(UV) pip compile tests/mlflow_server/requirements.in -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  -o tests/mlflow_server/requirements.txt
 
 bench-serving: setup ## Ekiben's server beside others (10 minutes, needs wrk); writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.serving

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.kubernetes import mlflow, registry
 from ekiben.kubernetes.facts import OWN_MIB, S3
 from ekiben.kubernetes.pods import pod
+from tests.fakes.http import Server, serving
+from tests.fakes.mlflow import Cluster, kubeconfig
 
 from . import store
 
@@ -52,6 +56,27 @@ def stack(emulated_kubernetes: Chosen, library: packing.Bundle) -> Iterator[Stac
         env.setenv("KUBECONFIG", emulated_kubernetes.kubeconfig)
         with standing(emulated_kubernetes, library) as made:
             yield made
+
+
+@pytest.fixture
+def _telling_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's keys, and a process that has told nothing yet."""
+    monkeypatch.setenv("EKIBEN_S3_SECRET", "keys")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
+    monkeypatch.setattr(registry, "_told", set())
+    monkeypatch.setattr(mlflow, "_away", {})
+    monkeypatch.setattr(mlflow, "FIRST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setattr(Cluster, "secrets", {})
+    monkeypatch.setattr(Cluster, "logins", [])
+    with serving(Cluster) as there:
+        (tmp_path / "config").write_text(kubeconfig(there.url), encoding="utf-8")
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        yield there
 
 
 def training_part(

@@ -107,10 +107,10 @@ def test_how_a_store_is_reached_makes_no_difference_to_what_is_in_it(archive: di
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
-    text = {"namespace": "n", "secret": "s", "bucket": "b", "key": "k", "repository": "r", "tag": "t"}
+    text = {"namespace": "n", "secret": "s", "bucket": "b", "key": "k", "repository": "r", "tag": "t", "models": "m"}
     labels = {"ekiben.dev/component": "api"}
     found = {name: declared.identity(kind, {**text, "labels": labels}) for name, kind in KINDS.items()}
     assert found == {
         "Keys": "keys/n/s", "Bucket": "bucket/n/b", "Object": "object/n/b/k", "Wheels": "wheels/n/b/k", "Image": "image/r/t",
-        "Made": "made/n/api",
+        "Made": "made/n/api", "Models": "models/n/m",
     }  # fmt: skip

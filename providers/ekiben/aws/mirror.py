@@ -30,6 +30,8 @@ DECIDED = re.compile(r"ekiben: (\w+)")
 class Mirror:
     """The packages of one registry."""
 
+    title, aliases = "SageMaker", False
+
     def __init__(self, facts: RegistryFacts, part: Part, platform: Platform) -> None:
         self._cloud, self._prefix, self._image = Cloud(facts.region), facts.model_groups, facts.image_uri
         self._tags = tags(platform, part)

@@ -14,7 +14,8 @@ SUPPORT = Support(
         Feature.VERSIONING: "an S3-compatible store keeps versions only as it is set up, which is not Ekiben's to do",
         Feature.KMS: "an S3-compatible store knows no keys of another; encrypt the volumes of its StorageClass",
         Feature.EXPIRY: "an S3-compatible store need not have lifecycle rules; a function on a schedule can delete by age",
-        Feature.MIRROR: "a cluster has no model registry of its own that this one could be shown in",
+        # In MLflow, where the stack's config names a server, or an image of one.
+        Feature.MIRROR: True,
         Feature.MULTI_NODE: True,
         # Whether the cluster has them is known when a run is submitted: NoCapacity says what there is.
         Feature.TRAINING_GPU: True,

@@ -6,7 +6,7 @@ import http.client
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from ekiben.errors import Unavailable
 from ekiben.kubernetes.client import Answer, Cluster, inside
@@ -47,6 +47,7 @@ def asked(
     body: bytes = b"",
     headers: Mapping[str, str],
     timeout_s: float,
+    query: Mapping[str, str] | None = None,
 ) -> Answer:
     """The answer, whatever its status. It is asked once: what runs long must not run twice. Raises Unavailable without one."""
     sent = {"content-type": "application/json", "user-agent": "ekiben", **headers}
@@ -54,9 +55,10 @@ def asked(
         if not address.direct:
             given = {name: value for name, value in sent.items() if name != "authorization"}
             return cluster.proxied(
-                address.service, method, path, operation, body=body, headers=given, timeout_s=timeout_s
+                address.service, method, path, operation, body=body, headers=given, timeout_s=timeout_s, query=query
             )
-        return _direct(address, method, path, body, sent, timeout_s)
+        target = f"{path}?{urlencode(query)}" if query else path
+        return _direct(address, method, target, body, sent, timeout_s)
     except (OSError, http.client.HTTPException) as error:
         why = str(error) or type(error).__name__
         raise Unavailable(

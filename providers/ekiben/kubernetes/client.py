@@ -144,10 +144,11 @@ class Cluster:
         body: bytes,
         headers: Mapping[str, str],
         timeout_s: float,
+        query: Mapping[str, str] | None = None,
     ) -> Answer:
         """An answer of a Service ("NAME:PORT"), asked through the API server. What the service says is not translated."""
         at = f"{self.path('Service', service)}/proxy/{path.lstrip('/')}"
-        return self._transport(to).send(Request(method, at, {}, headers, body, timeout_s))
+        return self._transport(to).send(Request(method, at, query or {}, headers, body, timeout_s))
 
     def proxied_pod(self, pod: str, path: str, to: str, *, timeout_s: float) -> Answer:
         """What a pod ("NAME:PORT") tells at a path, asked through the API server."""

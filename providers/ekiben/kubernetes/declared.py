@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ekiben.engine.kinds import Kind, changes, problems
-from ekiben.kubernetes import buckets, builds, leftovers, secrets, wheels
+from ekiben.kubernetes import buckets, builds, leftovers, mirror, secrets, wheels
 from ekiben.kubernetes.client import Cluster
+from ekiben.kubernetes.facts import Mlflow
+from ekiben.kubernetes.mlflow import Server
 
 __all__ = ["KINDS", "begun", "changes", "delete", "identity", "lost", "problems", "put", "read"]
 
@@ -58,6 +60,8 @@ KINDS = {
         ),
         # All objects with these labels that were made at run time, by runs and deployments.
         _in_cluster("Made", {"labels": dict}),
+        # The registered models that a registry shows in an MLflow server (`facts.Mlflow`); `models`: what their names begin with.
+        _in_cluster("Models", {"mlflow": dict, "models": str}, fixed=["models"]),
     )
 }
 
@@ -108,7 +112,7 @@ def put(
 def read(kind: Kind, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """(inputs, state) as they are now, None when it is gone."""
     inputs = {key: state[key] for key in kind.inputs if key in state}
-    if kind.name == "Made":
+    if not kind.outputs:
         return inputs, dict(inputs)
     (output,) = kind.outputs
     value = _found(kind, state)
@@ -127,6 +131,8 @@ def delete(kind: Kind, urn: str, state: Mapping[str, Any], timeout_s: float = 0.
         buckets.removed(_cluster(state), **_object(state, wheels.LIST))
     elif kind.name == "Made":
         leftovers.deleted(_cluster(state), state["labels"], timeout_s)
+    elif kind.name == "Models":
+        mirror.forgotten(Server(_cluster(state), Mlflow.from_dict(state["mlflow"])))
 
 
 def _found(kind: Kind, state: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "TRAFFIC",
     "EndpointFacts",
     "FunctionFacts",
+    "Mlflow",
     "RegistryFacts",
     "StorageFacts",
     "TrainingFacts",
@@ -81,14 +82,31 @@ class StorageFacts(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Mlflow(Record):
+    """An MLflow server. url: where it is, empty where there is none. service: "NAME:PORT" in the namespace where the stack runs it,
+    which is then asked through the API server from outside. secret: the Secret in the namespace with its `token`, or its `username`
+    and `password`; empty for one that asks nobody. models: what the names of the registry's registered models begin with.
+    """
+
+    url: str = ""
+    models: str = ""
+    service: str = ""
+    secret: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryFacts(Record):
-    """uri: s3://BUCKET/registry/NAME. bus: s3://BUCKET/deliveries/_events, where events are written; one for the whole platform."""
+    """uri: s3://BUCKET/registry/NAME. bus: s3://BUCKET/deliveries/_events, where events are written; one for the whole platform.
+
+    mlflow: where its versions are shown, too.
+    """
 
     namespace: str
     uri: str
     s3: S3
     bus: str
     require_approval: bool = True
+    mlflow: Mlflow = Mlflow()
     context: str = ""
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ekiben.errors import EkibenError
+from ekiben.kubernetes.adopting import heard, take_over
 from ekiben.kubernetes.calls import TOKEN_HEADER
 from ekiben.kubernetes.deliveries import Deliveries
 from ekiben.kubernetes.facts import PORT, FunctionFacts
@@ -38,7 +39,7 @@ from ekiben.station.calls import Log, Outcome, call
 
 __all__ = ["Handler", "main"]
 
-LOOK_S, PRUNE_S = 1.0, 3600.0
+LOOK_S, PRUNE_S, ADOPT_S = 1.0, 3600.0, 60.0
 LONGEST_PAUSE_S = 3600.0
 BODY_BYTES = 6 << 20
 # Neither negative, which would be read to the end of the connection, nor anything else that is no length.
@@ -65,9 +66,10 @@ class Handler:
     async def run(self) -> None:
         """Look, and deliver, until it is told to stop. What runs then is given back: it is delivered again.
 
-        Raises what neither can go on after, so that the pod ends, and says why: one that goes on would look well, and do nothing.
+        Raises what none of them can go on after, so that the pod ends, and says why: one that goes on would look well, and do nothing.
         """
-        tasks = [asyncio.create_task(one) for one in (self.stopping.wait(), self._look(), self._deliver())]
+        going = (self.stopping.wait(), self._look(), self._deliver(), self._adopt())
+        tasks = [asyncio.create_task(one) for one in going]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
@@ -118,6 +120,19 @@ class Handler:
             except (OSError, Refused, ValueError) as error:
                 _say(f"it could not look for events: {error}")
             await asyncio.sleep(LOOK_S)
+
+    async def _adopt(self) -> None:
+        """Take over what is decided in the mirrors of registries, if the function waits for it. What is wrong is said once."""
+        registries, said = list(heard(self.facts.on)), set[str]()
+        while True:
+            for registry in registries:
+                try:
+                    await asyncio.to_thread(take_over, registry)
+                except (EkibenError, OSError, ValueError) as error:
+                    if str(error) not in said:
+                        said.add(str(error))
+                        _say(f"it could not look for decisions: {error}")
+            await asyncio.sleep(ADOPT_S)
 
     def _begin(self) -> None:
         marks = self.deliveries.recalled("_marks") or {}

@@ -41,6 +41,7 @@ class Program:
     settings: Settings
     namespace: Namespace | None = None
     store: Store | None = None
+    mlflow: pulumi.Output[str] | None = None
     storages: dict[str, Storage] = field(default_factory=dict)
     images: dict[str, Image] = field(default_factory=dict)
     priority: k8s.scheduling.v1.PriorityClass | None = None

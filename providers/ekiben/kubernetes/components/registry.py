@@ -1,12 +1,16 @@
-"""Registry: records in its storage, and decisions among the platform's events."""
+"""Registry: records in its storage, decisions among the platform's events, and a mirror in MLflow where the config names one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pulumi
 
 from ekiben import components
 from ekiben.kubernetes import SUPPORT
-from ekiben.kubernetes.components.program import Kubernetes, current
+from ekiben.kubernetes.components.mlflow import mlflow_of
+from ekiben.kubernetes.components.program import Kubernetes, Rule, current, rule
+from ekiben.kubernetes.components.resources import Models
 from ekiben.kubernetes.components.storage import storage_of
 from ekiben.programs import facts
 
@@ -14,12 +18,16 @@ __all__ = ["Registry", "bus"]
 
 
 class Registry(Kubernetes, components.Registry):
-    """Nothing of its own runs: it is objects in a bucket."""
+    """Objects in a bucket; nothing of its own runs but the mirror, of which a stack has one."""
 
     support = SUPPORT
 
     def create(self) -> None:
-        storage = storage_of(self, self.storage)
+        storage, told = storage_of(self, self.storage), current().settings
+        mlflow, of_others = mlflow_of(self)
+        if of_others:
+            shown = {"context": told.context, "namespace": self.namespace, "mlflow": mlflow}
+            Models(f"{self.name}-models", {**shown, "models": mlflow.apply(lambda at: str(at["models"]))}, self.opts())
         uri = pulumi.Output.concat(storage.uri, "/registry/", self.name)
         self.ref = uri
         self.facts = facts(
@@ -28,8 +36,15 @@ class Registry(Kubernetes, components.Registry):
             s3=storage.s3,
             bus=bus(),
             require_approval=self.spec.require_approval,
-            context=current().settings.context,
+            mlflow=mlflow,
+            context=told.context,
         )
+
+    def needs(self) -> Sequence[Rule]:
+        """Know what the mirror's server asks for."""
+        told = current().settings
+        shown = self.spec.mirror != "off" and told.mlflow_uri and told.mlflow_secret
+        return (rule("", "secrets", "get", told.mlflow_secret),) if shown else ()
 
 
 def bus() -> pulumi.Output[str]:

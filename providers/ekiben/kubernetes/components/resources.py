@@ -6,7 +6,7 @@ import pulumi
 
 from ekiben.declared import Declared
 
-__all__ = ["Bucket", "Image", "Keys", "Made", "Object", "Wheels"]
+__all__ = ["Bucket", "Image", "Keys", "Made", "Models", "Object", "Wheels"]
 
 
 class Keys(Declared):
@@ -48,3 +48,9 @@ class Made(Declared):
     """What a component's runs and deployments leave in the namespace: it goes when this is destroyed."""
 
     kind = "ekiben:kubernetes:Made"
+
+
+class Models(Declared):
+    """What a registry has shown in an MLflow server of others: it goes when this is destroyed."""
+
+    kind = "ekiben:kubernetes:Models"

@@ -36,6 +36,8 @@ class Settings:
     python_image: of trainings, functions and the base of environment images, in which {version} stands for a service's Python.
     cpu_share: of the vCPUs that specs ask for, the part that pods are put on a node for; they may use all of them.
     wheels: trainings find their packages in the bucket, where `up` puts them, and ask no index.
+    mlflow_uri: an MLflow server in which registries show their versions; mlflow_secret: the Secret in the namespace with its token,
+    or its username and password. mlflow_image: of the server that is run where there is none.
     registry: HOST/PATH that images are pushed to, with http:// where it speaks no TLS. pull_secret: with which nodes pull them.
 
     knative: whether the cluster has Knative Serving, None to ask it. domain: of its routes. ingress_url: where the cluster's
@@ -56,6 +58,9 @@ class Settings:
     python_image: str = PYTHON_IMAGE
     cpu_share: float = 1.0
     wheels: bool = False
+    mlflow_uri: str = ""
+    mlflow_secret: str = ""
+    mlflow_image: str = ""
     registry: str = ""
     pull_secret: str = ""
     knative: bool | None = None
@@ -86,6 +91,9 @@ def settings() -> Settings:
         python_image=told.get("pythonImage") or PYTHON_IMAGE,
         cpu_share=_share(told, "cpuShare"),
         wheels=_flag(told, "wheels") or False,
+        mlflow_uri=_url(told, "mlflowUri", path=True),
+        mlflow_secret=told.get("mlflowSecret") or "",
+        mlflow_image=told.get("mlflowImage") or "",
         registry=(told.get("registry") or "").rstrip("/"),
         pull_secret=told.get("pullSecret") or "",
         knative=_flag(told, "knative"),
@@ -101,15 +109,27 @@ def settings() -> Settings:
             f"The stack's config ekiben:s3Secret is {found.s3_secret!r}: a store of your own (ekiben:s3Endpoint) needs the name of "
             "the Secret in the platform's namespace that has its access_key_id and secret_access_key."
         )
+    if found.mlflow_uri and found.mlflow_image:
+        raise SpecError(
+            "The stack's config names both ekiben:mlflowUri and ekiben:mlflowImage: name the server that you have, or the image of "
+            "one to run."
+        )
+    if found.mlflow_secret and not (found.mlflow_uri and NAME.fullmatch(found.mlflow_secret)):
+        raise SpecError(
+            f"The stack's config ekiben:mlflowSecret is {found.mlflow_secret!r}: it is the name of the Secret in the platform's "
+            "namespace that has a token, or a username and a password, for the server that ekiben:mlflowUri names."
+        )
     if found.gateway and len([part for part in found.gateway.split("/") if NAME.fullmatch(part)]) != 2:
         raise SpecError(f"The stack's config ekiben:gateway is {found.gateway!r}: write NAMESPACE/NAME of the Gateway.")
     return found
 
 
-def _url(told: pulumi.Config, key: str) -> str:
-    value = (told.get(key) or "").rstrip("/")
-    if value and not re.fullmatch(r"https?://[^/\s]+", value):
-        raise SpecError(f"The stack's config ekiben:{key} is {value!r}: write http://HOST:PORT or https://HOST.")
+def _url(told: pulumi.Config, key: str, *, path: bool = False) -> str:
+    """Without a path unless it may have one; who asks is not said in it."""
+    value, further = (told.get(key) or "").rstrip("/"), r"(/[!-~]*)?" if path else ""
+    if value and not re.fullmatch(rf"https?://[^/\s@?#]+{further}", value):
+        said = re.sub(r"//.*@|[?#].*", "...", value)  # who asks may be said there
+        raise SpecError(f"The stack's config ekiben:{key} is {said!r}: write http://HOST:PORT or https://HOST.")
     return value
 
 
