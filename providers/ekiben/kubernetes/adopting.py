@@ -18,7 +18,7 @@ __all__ = ["heard", "take_over"]
 
 
 def heard(on: Sequence[Mapping[str, Any]]) -> Iterator[Registry]:
-    """The registries of this process's platform that have a mirror, and whose decisions are among the triggers `on`. Asks nobody."""
+    """The registries of this process's platform that have a mirror and whose decisions are among the triggers `on`. Asks nobody."""
     sources = {one.get("source") or "" for one in on if one["type"] == "On" and one["event"] == "ModelDecided"}
     if not sources:
         return

@@ -66,7 +66,7 @@ class Handler:
     async def run(self) -> None:
         """Look, and deliver, until it is told to stop. What runs then is given back: it is delivered again.
 
-        Raises what none of them can go on after, so that the pod ends, and says why: one that goes on would look well, and do nothing.
+        Raises what they cannot go on after, so that the pod ends, and says why: one that goes on would look well, and do nothing.
         """
         going = (self.stopping.wait(), self._look(), self._deliver(), self._adopt())
         tasks = [asyncio.create_task(one) for one in going]
