@@ -55,6 +55,7 @@ AT_HOME = frozenset(
         "cost.py",
         "cron.py",
         "daemon.py",
+        "declared.py",
         "forwarding.py",
         "monitoring.py",
         "programs.py",
