@@ -126,9 +126,15 @@ class Cluster:
         told = self._json("POST", "apis/authentication.k8s.io/v1/selfsubjectreviews", to, review)
         return str(told["status"]["userInfo"].get("username", ""))
 
-    def log(self, pod: str, to: str, *, follow: bool = False, tail: int = 0, container: str = "") -> Iterator[bytes]:
-        """The lines of a pod's log, without newlines; with `follow` until it has ended. Raises NotFound."""
-        asked = {"follow": "true" if follow else "", "tailLines": str(tail) if tail else "", "container": container}
+    def log(
+        self, pod: str, to: str, *, follow: bool = False, tail: int = 0, container: str = "", previous: bool = False
+    ) -> Iterator[bytes]:
+        """The lines of a pod's log, without newlines; with `follow` until it has ended, with `previous` of the container that ended
+        before this one. Raises NotFound, and ProviderError where there was no previous one."""
+        asked = {
+            "follow": "true" if follow else "", "tailLines": str(tail) if tail else "", "container": container,
+            "previous": "true" if previous else "",
+        }  # fmt: skip
         query = {name: value for name, value in asked.items() if value}
         timeout_s = None if follow else READ_TIMEOUT_S
         request = Request("GET", f"{self.path('Pod', pod)}/log", query, {}, b"", timeout_s)

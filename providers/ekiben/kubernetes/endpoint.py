@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -218,13 +217,17 @@ class Endpoint(runtime.Endpoint):
         return None
 
     def _tail(self, id: str, operation: str) -> str:
-        """The end of what its server has logged; empty where nothing is to be had."""
+        """The end of what its server has logged when it last ended, else of what it logs now; empty where nothing is to be had."""
         with suppress(ProviderError):
             for pod in self._pods(id, operation):
-                name = pod["spec"]["containers"][0]["name"]
-                found = [line.decode("utf-8", "replace") for line in self._cluster.log(
-                    pod["metadata"]["name"], operation, tail=TAIL_LINES, container=name
-                )]  # fmt: skip
-                if text := "\n".join(line for line in found if not re.fullmatch(r"\s*", line)):
-                    return text
+                for previous in (True, False):
+                    if text := self._said(pod, operation, previous):
+                        return text
+        return ""
+
+    def _said(self, pod: Mapping[str, Any], operation: str, previous: bool) -> str:
+        name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
+        with suppress(ProviderError):
+            found = self._cluster.log(name, operation, tail=TAIL_LINES, container=container, previous=previous)
+            return "\n".join(line for each in found if (line := each.decode("utf-8", "replace")).strip())
         return ""
