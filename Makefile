@@ -15,7 +15,7 @@ SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:
   "Choose one with: make setup PYTHON=python3.12" >&2; exit 3; }
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo clean-demo test lint format lock bench-aws bench-serving bench-station crash fuzz soak docs clean
+.PHONY: help setup demo clean-demo test conformance lint format lock bench-aws bench-serving bench-station crash fuzz soak docs clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ test: .venv/.locked ## Lint, and all tests, those of the contract on each provid
 	  { $(BIN)/python -m tests.sdk; $(BIN)/python -m tests.mlflow_server; } >.build/environments.log 2>&1 & \
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
 	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 2 $(EXAMPLE)
+
+conformance: setup ## The contract's tests by themselves, on one PROVIDER: local, aws or kubernetes
+	@EKIBEN_RIGS=$(PROVIDER) $(BIN)/python -m pytest tests/conformance -n 0 --reruns 2
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .

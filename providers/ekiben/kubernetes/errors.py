@@ -239,5 +239,6 @@ def _when(event: Mapping[str, Any]) -> str:
 
 
 def _line(text: str) -> str:
+    """On one line, and of a long text both ends: a traceback says what went wrong in its last words."""
     text = re.sub(r"\s+", " ", text).strip().rstrip(".")
-    return text if len(text) <= SAID_CHARS else text[: SAID_CHARS - 3] + "..."
+    return text if len(text) <= SAID_CHARS else f"{text[: SAID_CHARS // 3]} ... {text[-SAID_CHARS * 2 // 3 + 5 :]}"

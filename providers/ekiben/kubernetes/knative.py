@@ -263,9 +263,9 @@ class Knative:
                 for one in status.get("traffic") or ()
                 if one.get("percent")
             }
-            if status.get("observedGeneration", 0) >= generation and wanted <= holds and routed.get("status") == "True":
-                return
-            if routed.get("reason") == "RevisionMissing":
+            if status.get("observedGeneration", 0) < generation:
+                continue  # what it says is of what was asked before
+            if routed.get("reason") == "RevisionMissing" or (wanted <= holds and routed.get("status") == "True"):
                 return
         raise Unavailable(
             "kubernetes", operation, "Knative does not follow", "Look at the Knative Service, and repeat it"

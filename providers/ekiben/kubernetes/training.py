@@ -30,6 +30,8 @@ __all__ = ["Training"]
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 3.0
 # SIGTERM, two minutes of grace, and what is stored of what there is.
 CANCEL_TIMEOUT_S = 600.0
+# What the other nodes of a run have logged last is stored some seconds after its end.
+SETTLE_TIMEOUT_S = 60.0
 READERS = 8
 OF_JOB = "batch.kubernetes.io/job-name"
 
@@ -105,12 +107,21 @@ class Training(runtime.Training):
                 follow=follow,
             )
             return
+        if run.nodes > 1:
+            self._settled(id, operation)
         for rank in range(run.nodes):
             mark = f"[{rank}] " if run.nodes > 1 else ""
             for line in (
                 self._kept(id, "log.txt" if rank == 0 else f"log-{rank}.txt").decode("utf-8", "replace").splitlines()
             ):
                 yield mark + line
+
+    def _settled(self, id: str, operation: str) -> None:
+        """Wait, for a while, until the pods of a run that has ended have, too: they store their logs after node 0 has."""
+        for _ in looks(SETTLE_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            pods = self._cluster.list("Pod", operation, labels={OF_JOB: self._pods(self._name(id))})
+            if not any((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+                return
 
     def cancel(self, id: str) -> Run:
         """See `runtime.Training`. Raises Unavailable when its pods have not ended after ten minutes."""
