@@ -161,3 +161,13 @@ def test_a_revision_that_waits_for_room_on_a_node_is_starting_and_one_that_canno
     state, why = knative._state(conditions("ErrImagePull", "not found"))
     assert (state, "its image cannot be pulled" in why) == ("failed", True)
     assert knative._state(conditions("Other", "odd")) == ("failed", "Other: odd")
+
+
+def test_of_a_long_reason_both_ends_are_told() -> None:
+    said = f"Traceback (most recent call last): {'File x, line 1, in y ' * 100}KeyError: 'slope'"
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": said}}
+    trouble = trouble_of({"status": {"containerStatuses": [{"name": "server", "state": waiting}]}})
+    assert trouble is not None
+    assert "(Traceback (most recent call last)" in str(trouble)
+    assert "KeyError: 'slope')" in str(trouble)
+    assert len(str(trouble)) < 600
