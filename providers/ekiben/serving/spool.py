@@ -94,6 +94,7 @@ class Spool:
     _held: int = 0
     _failures: int = 0
     _silent: bool = False
+    _ending: bool = False
     _timer: asyncio.TimerHandle | None = None
     _compaction: asyncio.Task[None] | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -110,6 +111,7 @@ class Spool:
 
     async def flush(self) -> None:
         """Bring what there is to storage, and write no more. Cancelled, it leaves the rest for the next start."""
+        self._ending = True
         for endpoint in list(self._open):
             self._seal(endpoint)
         self._compact()
@@ -260,7 +262,10 @@ class Spool:
             if (uri := self.storage_uri(path.parent.name))
         ]
         process = await asyncio.create_subprocess_exec(
-            *self.compaction, stdin=asyncio.subprocess.PIPE, start_new_session=True
+            *self.compaction,
+            *(["--now"] if self._ending else []),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             await asyncio.wait_for(process.communicate(json.dumps(wanted).encode()), COMPACTION_S)
