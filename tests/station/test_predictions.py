@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,25 @@ def test_segments_that_are_full_go_to_storage_while_others_are_written(spooled: 
     ids = [row["id"] for row in held] + [row.id for row in stored]
     assert ids == [f"{number:032x}" for number in reversed(range(60))]
     assert spool._held == sum(path.stat().st_size for path in (spool.folder / "api").iterdir())
+
+
+def test_it_gives_way_to_those_who_answer_but_not_when_its_host_ends(tmp_path: Path, lake: Path) -> None:
+    told = "import os, sys; from ekiben import compaction; compaction.main(); print(os.nice(0), file=open(sys.argv[1], 'a'))"
+
+    async def main() -> None:
+        spool = Spool(
+            tmp_path / "spool", lambda _: lake.as_uri(), (sys.executable, "-c", told, str(tmp_path / "nice")), 1
+        )
+        for number in range(2):
+            spool.write(1, **answered(number))
+        assert spool._compaction is not None
+        await spool._compaction
+        await spool.flush()
+
+    asyncio.run(main())
+    mine = os.nice(0)
+    assert (tmp_path / "nice").read_text().split() == [str(min(mine + compaction.NICE, 19)), str(mine)]
+    assert len(in_storage(lake, "api")) == 2
 
 
 def test_compacted_again_after_a_crash_there_are_no_duplicates(tmp_path: Path, lake: Path) -> None:
