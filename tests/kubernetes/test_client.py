@@ -78,6 +78,22 @@ def test_a_log_that_breaks_off_goes_on_where_it_was(
         assert list(lines) == told
 
 
+def test_the_log_of_a_container_that_is_gone_is_not_what_the_kubelet_says_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = b"unable to retrieve container logs for containerd://" + b"ac83760b" * 8
+
+    class Kubelet(http.Handler):
+        def answer(self, path: str, query: dict[str, str], body: bytes) -> None:
+            self.reply(200, gone if query.get("previous") else b"it quotes: " + gone)
+
+    with http.serving(Kubelet) as server:
+        one = cluster(server.url, tmp_path, monkeypatch)
+        with pytest.raises(ek.NotFound, match="the container of run-x-0 is gone"):
+            list(one.log("run-x-0", "read it", previous=True))
+        assert list(one.log("run-x-0", "read it")) == [b"it quotes: " + gone]
+
+
 def test_what_goes_wrong_with_the_log_of_one_node_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(http.Handler):
         def answer(self, path: str, query: dict[str, str], body: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import ssl
 import threading
 import time
@@ -28,6 +29,8 @@ ATTEMPTS, FIRST_PAUSE_S = 4, 0.2
 # The server has not begun with these; of the others it is not known, so only what changes nothing is sent again.
 NOT_BEGUN = (429, 503)
 PAGE = 500
+# What the kubelet answers in place of a log, with 200 (kubernetes, pkg/kubelet/kuberuntime/kuberuntime_container.go).
+GONE = re.compile(rb"unable to retrieve container logs for [a-z-]+://[0-9a-f]{64}")
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MERGE, STRATEGIC, JSON_PATCH = (
     f"application/{kind}+json" for kind in ("merge-patch", "strategic-merge-patch", "json-patch")
@@ -130,7 +133,7 @@ class Cluster:
         self, pod: str, to: str, *, follow: bool = False, tail: int = 0, container: str = "", previous: bool = False
     ) -> Iterator[bytes]:
         """The lines of a pod's log, without newlines; with `follow` until it has ended, with `previous` of the container that ended
-        before this one. Raises NotFound, and ProviderError where there was no previous one."""
+        before this one. Raises NotFound, also of a container that is gone, and ProviderError where there was no previous one."""
         asked = {
             "follow": "true" if follow else "", "tailLines": str(tail) if tail else "", "container": container,
             "previous": "true" if previous else "",
@@ -138,7 +141,10 @@ class Cluster:
         query = {name: value for name, value in asked.items() if value}
         timeout_s = None if follow else READ_TIMEOUT_S
         request = Request("GET", f"{self.path('Pod', pod)}/log", query, {}, b"", timeout_s)
-        yield from _lines(self._transport(to).stream(request, to))
+        for number, line in enumerate(_lines(self._transport(to).stream(request, to))):
+            if not number and GONE.fullmatch(line):
+                raise NotFound("kubernetes", to, f"the container of {pod} is gone, and its log with it")
+            yield line
 
     def proxied(
         self,
