@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from ekiben.packing.source import cache_dir
-from ekiben.station.environments import interpreter
+from tests.environments import python_of
 
 __all__ = ["ask", "client", "python", "serving"]
 
@@ -29,11 +27,7 @@ TRIES = 3
 
 def python() -> Path:
     """An interpreter that has MLflow. The environment is made on first use, beside those of bentos: some 700 MB."""
-    home = cache_dir()
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "mlflow.lock").open("w") as lock:  # two at once would make it twice
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return interpreter(HERE / "requirements.txt")
+    return python_of(HERE)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -10,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ekiben.packing.source import cache_dir
-from ekiben.station.environments import interpreter
+from tests.environments import python_of
 
 __all__ = ["ask", "python"]
 
@@ -21,11 +19,7 @@ TIMEOUT_S = 240.0
 
 def python() -> Path:
     """An interpreter that has the SDK. The environment is made on first use, beside those of bentos: some 300 MB."""
-    home = cache_dir()
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "sdk.lock").open("w") as lock:  # two at once would make it twice
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return interpreter(HERE / "requirements.txt")
+    return python_of(HERE)
 
 
 def ask(question: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
