@@ -119,9 +119,10 @@ class NoCapacity(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """Nothing answers, or it is overloaded."""
+    """Nothing answers, or it is overloaded. `retry_after_s`: how long it has asked to be left alone, 0 where it has not."""
 
     retryable = True
+    retry_after_s = 0.0
 
 
 class IntegrityError(ProviderError):

@@ -12,7 +12,6 @@ import os
 import re
 import ssl
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import urlencode
 
 from ekiben.errors import AccessDenied, MissingDependency, NotFound, SpecError
 from ekiben.kubernetes.errors import error_of, unanswered
+from ekiben.waiting import patiently, retry_after_s
 
 __all__ = ["KINDS", "Answer", "Cluster", "inside"]
 
@@ -72,6 +72,14 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     timeout_s: float | None
+
+
+class _Refused(Exception):
+    """An answer that says no."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer, self.retry_after_s = answer, retry_after_s(answer.headers.get("retry-after", ""))
 
 
 class Cluster:
@@ -185,22 +193,24 @@ class Cluster:
         headers = {"accept": "application/json", "content-type": content or "application/json", "user-agent": "ekiben"}
         data = json.dumps(body, allow_nan=False).encode() if body is not None else b""
         request = Request(method, path, query or {}, headers, data, READ_TIMEOUT_S)
-        pause_s = FIRST_PAUSE_S
-        for left in range(ATTEMPTS - 1, -1, -1):
-            try:
-                answer = self._transport(to).send(request)
-                if answer.status < 300:
-                    return dict(json.loads(answer.body or b"{}"))
-                error = error_of(answer.status, answer.body, to)
-                again = answer.status in NOT_BEGUN or (method == "GET" and answer.status >= 500)
-            except ConnectionError as problem:
-                error, again = unanswered(problem, to), method == "GET"
-                error.__cause__ = problem
-            if not again or not left:
-                raise error
-            time.sleep(pause_s)
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+
+        def told() -> dict[str, Any]:
+            answer = self._transport(to).send(request)
+            if answer.status >= 300:
+                raise _Refused(answer)
+            return dict(json.loads(answer.body or b"{}"))
+
+        def again(error: Exception) -> bool:
+            if isinstance(error, _Refused):
+                return error.answer.status in NOT_BEGUN or (method == "GET" and error.answer.status >= 500)
+            return method == "GET" and isinstance(error, ConnectionError)
+
+        try:
+            return patiently(told, again, ATTEMPTS, FIRST_PAUSE_S)
+        except _Refused as refused:
+            raise error_of(refused.answer.status, refused.answer.body, to) from None
+        except ConnectionError as problem:
+            raise unanswered(problem, to) from problem
 
     def _transport(self, to: str) -> _Inside | _Outside:
         """Made once for a kubeconfig as it is now: making one reads files, and reads certificates."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 from ekiben.errors import NotFound, Unavailable
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.facts import COMPONENT, REVISION, RUN
+from ekiben.waiting import looks
 
 __all__ = ["component", "deleted"]
 
@@ -31,21 +31,18 @@ def deleted(cluster: Cluster, labels: Mapping[str, str], timeout_s: float = 0.0)
 
     Raises Unavailable when pods are still there after five minutes.
     """
-    operation, deadline = f"delete what {component(labels)!r} has made", time.monotonic() + (timeout_s or TIMEOUT_S)
+    operation = f"delete what {component(labels)!r} has made"
     whose = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    for made_by in (RUN, REVISION):
-        selector = f"{whose},{made_by}"
+    selectors = [f"{whose},{made_by}" for made_by in (RUN, REVISION)]
+    for selector in selectors:
         for kind in KINDS:
             for name in _names(cluster, kind, operation, selector):
                 cluster.delete(kind, name, operation)
-        pause_s = FIRST_PAUSE_S
-        while left := _names(cluster, "Pod", operation, selector):
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    "kubernetes", operation, f"the pod {left[0]!r} does not end", "Look at its node, and repeat it"
-                )
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+    for _ in looks(timeout_s or TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+        left = [name for selector in selectors for name in _names(cluster, "Pod", operation, selector)]
+        if not left:
+            return
+    raise Unavailable("kubernetes", operation, f"the pod {left[0]!r} does not end", "Look at its node, and repeat it")
 
 
 def _names(cluster: Cluster, kind: str, operation: str, selector: str) -> list[str]:

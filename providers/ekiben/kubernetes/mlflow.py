@@ -17,6 +17,7 @@ from ekiben.errors import AccessDenied, AlreadyExists, NotFound, ProviderError, 
 from ekiben.kubernetes.calls import Address, asked
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.facts import Mlflow
+from ekiben.waiting import patiently
 
 __all__ = ["Server"]
 
@@ -25,6 +26,7 @@ TIMEOUT_S = 15.0
 ATTEMPTS, FIRST_PAUSE_S = 3, 0.2
 # One that has not answered is not asked again for so long: a release makes several calls, and is held up by one.
 AWAY_S = 60.0
+AWAY = "Look whether it runs, and at the network between"
 PAGE = 200
 SAID_CHARS = 300
 TOKEN = re.compile(r"[!-~]+")
@@ -106,29 +108,26 @@ class Server:
     ) -> dict[str, Any]:
         """What it answers. All calls may be repeated: what is made twice is found and mended (`mirror.Mirror`)."""
         if (until := _away.get(self.facts.url, (0.0, "")))[0] > time.monotonic():
-            raise self._error(Unavailable, to, until[1], "Look whether it runs, and at the network between")
+            raise self._error(Unavailable, to, until[1], AWAY)
         data = json.dumps(body, allow_nan=False).encode() if body else b""
-        pause_s = FIRST_PAUSE_S
-        for left in range(ATTEMPTS - 1, -1, -1):
+
+        def answered() -> dict[str, Any]:
             try:
                 answer = asked(
                     self._cluster, self._address, method, f"{API}/{path}", to, body=data, headers=self._headers(to),
                     timeout_s=TIMEOUT_S, query=query,
                 )  # fmt: skip
-                if answer.status < 300 and isinstance(told := _parsed(answer.body), dict):
-                    return told
-                error = self._refusal(answer.status, answer.body, to)
             except Unavailable as problem:
-                error = self._error(Unavailable, to, problem.why, "Look whether it runs, and at the network between")
-                error.__cause__ = problem
-            if not isinstance(error, Unavailable):
-                raise error
-            if not left:
-                _away[self.facts.url] = (time.monotonic() + AWAY_S, error.why)
-                raise error
-            time.sleep(pause_s)
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+                raise self._error(Unavailable, to, problem.why, AWAY) from problem
+            if answer.status < 300 and isinstance(told := _parsed(answer.body), dict):
+                return told
+            raise self._refusal(answer.status, answer.body, to)
+
+        try:
+            return patiently(answered, lambda error: isinstance(error, Unavailable), ATTEMPTS, FIRST_PAUSE_S)
+        except Unavailable as error:
+            _away[self.facts.url] = (time.monotonic() + AWAY_S, error.why)
+            raise
 
     def _refusal(self, status: int, body: bytes, to: str) -> ProviderError:
         told = _parsed(body)

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ekiben.errors import AccessDenied, NotFound, ProviderError, SpecError, Unavailable
+from ekiben.waiting import patiently, retry_after_s
 
 __all__ = ["CONFIG", "INDEX", "LAYER", "MANIFEST", "Image", "Repository", "digest_of"]
 
@@ -111,7 +111,7 @@ class Repository:
             if f"sha256:{found.hexdigest()}" != digest:
                 raise self._unavailable("a layer came with other bytes than its digest says")
 
-        _patiently(fetched)
+        _again(fetched)
 
     def upload(self, digest: str, data: bytes | Path) -> None:
         """Write a blob, unless it is there."""
@@ -129,7 +129,7 @@ class Repository:
             with self._answer(method, path, headers or {}, data) as answer:
                 return {name.lower(): value for name, value in answer.headers.items()}, self._read(answer)
 
-        return _patiently(asked)
+        return _again(asked)
 
     def _read(self, answer: http.client.HTTPResponse, size: int | None = None) -> bytes:
         try:
@@ -154,7 +154,7 @@ class Repository:
                     if error.code == 401 and first:
                         self._log_in(error.headers.get("www-authenticate", ""))
                         continue
-                    raise self._error_of(error.code, error.read(65536)) from error
+                    raise self._error_of(error, error.read(65536)) from error
             except (OSError, http.client.HTTPException) as error:
                 raise self._unavailable(f"it does not answer: {error or type(error).__name__}") from error
         raise AssertionError("the second attempt returns or raises")
@@ -179,13 +179,13 @@ class Repository:
             with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:  # noqa: S310
                 token = json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise self._error_of(error.code, b"") from error
+            raise self._error_of(error, b"") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise self._unavailable(f"it gives no token: {error}") from error
         self._authorization = f"Bearer {token.get('token') or token.get('access_token')}"
 
-    def _error_of(self, status: int, body: bytes) -> ProviderError:
-        said = ""
+    def _error_of(self, answer: urllib.error.HTTPError, body: bytes) -> ProviderError:
+        said, status = "", answer.code
         with suppress(ValueError, LookupError, TypeError):
             said = f": {json.loads(body)['errors'][0]['message']}"[:200]
         operation, why = f"use the images in {self.name}", f"the registry answers {status}{said}"
@@ -194,7 +194,9 @@ class Repository:
         if status in (401, 403):
             return AccessDenied("kubernetes", operation, why, f"Log in: `docker login {self.host}`, or with podman")
         if status in (408, 429) or status >= 500:
-            return self._unavailable(f"it answers {status}{said}")
+            error = self._unavailable(f"it answers {status}{said}")
+            error.retry_after_s = retry_after_s(answer.headers.get("retry-after", ""))
+            return error
         return ProviderError("kubernetes", operation, why, "Look at the registry and its rights")
 
     def _unavailable(self, why: str) -> Unavailable:
@@ -208,18 +210,9 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _patiently(call: Callable[[], T]) -> T:
-    """What the call returns, made again with growing pauses while the registry is not there. Raises what the last one does."""
-    pause_s = FIRST_PAUSE_S
-    for left in range(ATTEMPTS - 1, -1, -1):
-        try:
-            return call()
-        except Unavailable:
-            if not left:
-                raise
-        time.sleep(pause_s)
-        pause_s *= 2
-    raise AssertionError("the last attempt returns or raises")
+def _again(call: Callable[[], T]) -> T:
+    """What the call returns, made again while the registry is not there: all of them may be."""
+    return patiently(call, lambda error: isinstance(error, Unavailable), ATTEMPTS, FIRST_PAUSE_S)
 
 
 def _size(data: bytes | Path | None) -> int:

@@ -1,7 +1,7 @@
 """A small client of S3-compatible stores, with the standard library alone: what a pod on a stock Python image begins with.
 
-It imports nothing of Ekiben, for its text is what such a pod begins with (see `bootstrap`). Requests are signed (version 4), tried
-again a bounded number of times, and addressed by path.
+It imports nothing of Ekiben, for its text is what such a pod begins with (see `bootstrap`), not even how everybody else tries again
+(`ekiben.waiting`). Requests are signed (version 4), tried again a bounded number of times, and addressed by path.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,12 @@ from lightkube.core.exceptions import ConfigError
 
 from ekiben.errors import NotFound, ProviderError, SpecError
 from ekiben.kubernetes.errors import error_of, unanswered
+from ekiben.waiting import patiently, retry_after_s
 
 __all__ = ["Kind", "Refused", "Server", "connected"]
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 60.0
-ATTEMPTS, FIRST_PAUSE_S, LONGEST_PAUSE_S = 6, 0.2, 5.0
+ATTEMPTS, FIRST_PAUSE_S = 6, 0.2
 PAGE = 500
 # A type that the schema does not have is an error of the server to the server, and one of the program to us.
 WRONG = re.compile(r"failed to create typed patch object \(.*?\): (.*)", re.DOTALL)
@@ -51,13 +51,13 @@ class Kind:
 class Refused(Exception):
     """The server's own words for a refusal: HTTP status, reason, message, and causes as (reason, field, message)."""
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, retry_after_s: float = 0.0) -> None:
         try:
             told = json.loads(body)
         except ValueError:
             told = {}
         told = told if isinstance(told, dict) else {}
-        self.status, self.body = status, body
+        self.status, self.body, self.retry_after_s = status, body, retry_after_s
         self.reason, self.message = str(told.get("reason", "")), str(told.get("message", ""))
         causes = (told.get("details") or {}).get("causes") or ()
         self.causes = [
@@ -177,26 +177,21 @@ class Server:
         """What the server answers. It is asked again, a few times, where it is overloaded, errs, or somebody was quicker."""
         data = json.dumps(body, allow_nan=False).encode() if body is not None else None
         headers = {"accept": "application/json", "content-type": content, "user-agent": "ekiben"}
-        pause_s = FIRST_PAUSE_S
-        for left in range(ATTEMPTS - 1, -1, -1):
-            wait_s, failed = pause_s, None
-            try:
-                told = self._client.request(method, path, params=dict(query or {}), headers=headers, content=data)
-                if told.status_code < 300:
-                    return dict(told.json())
-                refused = Refused(told.status_code, told.content)
-                again = refused.passing
-                with_header = told.headers.get("retry-after", "")
-                wait_s = max(wait_s, float(with_header)) if with_header.isdigit() else wait_s
-            except httpx2.HTTPError as error:
-                failed, again = error, True
-            if not again or not left:
-                if failed is not None:
-                    raise unanswered(failed, operation) from failed
-                raise refused
-            time.sleep(min(wait_s, LONGEST_PAUSE_S))
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+
+        def told() -> dict[str, Any]:
+            answer = self._client.request(method, path, params=dict(query or {}), headers=headers, content=data)
+            if answer.status_code >= 300:
+                asked_s = retry_after_s(answer.headers.get("retry-after", ""))
+                raise Refused(answer.status_code, answer.content, asked_s)
+            return dict(answer.json())
+
+        def again(error: Exception) -> bool:
+            return error.passing if isinstance(error, Refused) else isinstance(error, httpx2.HTTPError)
+
+        try:
+            return patiently(told, again, ATTEMPTS, FIRST_PAUSE_S)
+        except httpx2.HTTPError as error:
+            raise unanswered(error, operation) from error
 
 
 def connected(kubeconfig: str, context: str = "", cluster: str = "", namespace: str = "") -> Server:
