@@ -82,6 +82,15 @@ def test_a_stack_is_up_with_its_store_its_pods_and_no_secret_in_its_state(stack:
     assert not [path for path in files for secret in secrets if secret in path.read_text("utf-8", "replace")]
 
 
+def test_pods_are_gone_before_the_bucket_that_they_write_to(stack: Stack) -> None:
+    (path,) = (stack.folder / ".ekiben" / ".pulumi" / "stacks").glob(f"*/{RIG}.json")
+    resources = json.loads(path.read_text("utf-8"))["checkpoint"]["latest"]["resources"]
+    (bucket,) = (one["urn"] for one in resources if one["type"] == "ekiben:kubernetes:Bucket")
+    made = {one["urn"].rpartition("::")[2]: one["dependencies"] for one in resources if one["type"].endswith(":Made")}
+    assert made.keys() == {"tiny-runs", "tiny-api-revisions"}
+    assert all(bucket in first for first in made.values())
+
+
 def test_destroy_leaves_nothing_of_any_kind_nor_what_was_made_while_it_was_up(stack: Stack) -> None:
     platform = ek.Platform.from_json((stack.state_dir / "platform.json").read_text("utf-8"))
     runtime, namespace = ek.connect(platform), str(platform.parts["lake"].facts["namespace"])

@@ -62,12 +62,12 @@ class Endpoint(Kubernetes, components.Endpoint):
         template = once(packing.template, components.source_folder(self, spec.bento))
         image = image_of(self.registry, self, once(packing.flat_image, template, program.settings.python_image))
         self.runs()
-        network_policy(
+        policy = network_policy(
             self,
             ingress=[{"ports": [port(number) for number in self._ports()]}],
             egress=[to_store(program.settings)],
         )
-        left = self.leaves("revisions")
+        left = self.leaves("revisions", policy, storage.bucket)
         if spec.auth == "platform":
             self.token, _ = self.token_secret()
         shell = BACKENDS[self.backend.name](self, left)

@@ -128,10 +128,12 @@ class Kubernetes(Component[Any]):
             name, {**self.place, "secret": name, "fields": [TOKEN], "labels": self.labels}, opts=self.opts()
         )
 
-    def leaves(self, what: str) -> Made:
-        """What is made at run time for the component: it goes with it, and before the account that it runs as."""
+    def leaves(self, what: str, *after: pulumi.Resource) -> Made:
+        """What is made at run time for the component: it goes with it, and before `after` and the account that it runs as, so that
+        pods are gone before the bucket that they write to is."""
         about = {**self.place, "labels": self.labels}
-        return Made(f"{self.name}-{what}", about, opts=self.opts(depends_on=[self.account] if self.account else []))
+        before = [*after, *([self.account] if self.account else [])]
+        return Made(f"{self.name}-{what}", about, opts=self.opts(depends_on=before))
 
     def upload(self, bundle: Bundle, storage: Storage, suffix: str) -> pulumi.Output[str]:
         """The s3:// URI of an archive, under its own hash. A newer one does not delete it: models were made from it."""

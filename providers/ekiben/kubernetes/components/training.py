@@ -62,10 +62,10 @@ class Training(Kubernetes, components.Training):
         self.runs()
         # Its nodes talk to each other; its packages may come from anywhere.
         mates = [{"podSelector": {"matchLabels": {COMPONENT: name}}}]
-        network_policy(
+        policy = network_policy(
             self, ingress=[{"from": mates}], egress=[anywhere(), {"to": mates}, {"to": [{"podSelector": {}}]}]
         )
-        self.leaves("runs")
+        self.leaves("runs", policy, storage.bucket)
         self.ref = pulumi.Output.concat(self.namespace, "/", name)
         self.facts = facts(
             namespace=self.namespace,
