@@ -39,7 +39,7 @@ class Module:
     beside: str = ""
     ldflags: str = ""
     flags: tuple[str, ...] = ()
-    # About how long all of it takes, in CPU seconds.
+    # About how long all of it takes, in CPU seconds, with its modules' downloads.
     cpu_s: int = field(default=0, compare=False)
 
 
@@ -48,22 +48,22 @@ def _kubernetes(version: str, *commands: str) -> Module:
     stamp = "k8s.io/component-base/version.git"
     return Module(
         path="k8s.io/kubernetes", version=version, packages={name: f"cmd/{name}" for name in commands},
-        beside=f"v0.{minor}.{patch}", cpu_s=580,
+        beside=f"v0.{minor}.{patch}", cpu_s=1100,
         ldflags=f"-X {stamp}Version={version} -X {stamp}Major={major} -X {stamp}Minor={minor}",
     )  # fmt: skip
 
 
 MODULES: tuple[Module, ...] = (
-    Module(path="go.etcd.io/etcd/server/v3", version="v3.6.16", packages={"etcd": ""}, cpu_s=50),
+    Module(path="go.etcd.io/etcd/server/v3", version="v3.6.16", packages={"etcd": ""}, cpu_s=120),
     _kubernetes(
         "v1.36.3", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"
     ),
     Module(
-        path="github.com/containerd/containerd/v2", version="v2.2.9", flags=("-tags=no_btrfs",), cpu_s=90,
+        path="github.com/containerd/containerd/v2", version="v2.2.9", flags=("-tags=no_btrfs",), cpu_s=190,
         packages={name: f"cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2")},
         ldflags="-X github.com/containerd/containerd/v2/version.Version=v2.2.9",
     ),
-    Module(path="github.com/versity/versitygw", version="v1.8.0", packages={"versitygw": "cmd/versitygw"}, cpu_s=80),
+    Module(path="github.com/versity/versitygw", version="v1.8.0", packages={"versitygw": "cmd/versitygw"}, cpu_s=160),
 )  # fmt: skip
 
 

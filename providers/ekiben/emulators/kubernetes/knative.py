@@ -29,7 +29,7 @@ MODULE = binaries.Module(
     path="knative.dev/serving",
     version=VERSION,
     packages={f"knative-{name}": f"cmd/{name}" for name in PARTS},
-    cpu_s=270,
+    cpu_s=350,
 )
 # Folders of manifests, by module; https://github.com/knative/serving/tree/main/config/core has links to those of the others.
 MANIFESTS = {
