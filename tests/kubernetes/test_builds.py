@@ -20,7 +20,7 @@ import pytest
 
 from ekiben.errors import AccessDenied, ModelFailed, NotFound, SpecError, Unavailable
 from ekiben.kubernetes import oci
-from ekiben.kubernetes.builds import built, found, ran
+from ekiben.kubernetes.builds import SHEBANG, built, found, ran
 from ekiben.kubernetes.oci import INDEX, LAYER, MANIFEST, Repository
 from ekiben.packing.flat import DESCRIPTION, LOCK, OWN_LOCK, SITE
 from tests.fakes.images import Registry, serving
@@ -42,9 +42,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one package, so that nothing is fetched from anywhere."""
     folder = tmp_path_factory.mktemp("wheels")
     with zipfile.ZipFile(folder / "boxed-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("boxed/__init__.py", "WHAT = 'lunch'\n")
+        wheel.writestr("boxed/__init__.py", "WHAT = 'lunch'\n\n\ndef main():\n    print('it is', WHAT)\n")
         wheel.writestr("boxed-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: boxed\nVersion: 1.0\n")
         wheel.writestr("boxed-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("boxed-1.0.dist-info/entry_points.txt", "[console_scripts]\nboxed = boxed:main\n")
+        wheel.writestr("boxed-1.0.data/scripts/plain", "#!/bin/sh\nexec boxed\n")
         wheel.writestr("boxed-1.0.dist-info/RECORD", "")
     return folder
 
@@ -125,7 +127,7 @@ def test_an_image_is_its_base_and_one_layer_with_what_the_lock_pins(registry: Re
     config = json.loads(registry.blobs[manifest["config"]["digest"]])
     layer = gzip.decompress(registry.blobs[manifest["layers"][1]["digest"]])
     assert config["rootfs"]["diff_ids"][1] == sha256(layer)
-    assert config["config"]["Env"] == ["PATH=/usr/bin", f"PYTHONPATH={SITE}", f"PYTHON_VERSION={PYTHON}.1"]
+    assert config["config"]["Env"] == [f"PATH={SITE}/bin:/usr/bin", f"PYTHONPATH={SITE}", f"PYTHON_VERSION={PYTHON}.1"]
     assert (config["config"]["User"], config["config"]["Entrypoint"]) == ("65532:65532", ["python3"])
     root = tmp_path / "root"
     with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
@@ -138,6 +140,37 @@ def test_an_image_is_its_base_and_one_layer_with_what_the_lock_pins(registry: Re
     what, _, cached = done.stdout.strip().partition(" ")
     assert what == "lunch"
     assert Path(cached).is_file(), "its bytecode is in the image: its file system cannot be written"
+
+
+def test_the_commands_of_packages_run_in_the_image_and_tell_nothing_of_this_machine(
+    registry: Registry, tmp_path: Path
+) -> None:
+    make(registry, context(tmp_path, registry))
+    manifest = json.loads(registry.manifests["env", TAG][1])
+    root = tmp_path / "root"
+    with tarfile.open(fileobj=io.BytesIO(registry.blobs[manifest["layers"][1]["digest"]])) as tar:
+        tar.extractall(root, filter="data")
+    site, python = Path(f"{root}{SITE}"), tmp_path / "python"
+    python.mkdir()
+    (python / "python3").symlink_to(sys.executable)
+    env = {"PYTHONPATH": str(site), "PATH": f"{site}/bin:{python}:/usr/bin:/bin"}
+    for command in ("boxed", "plain"):
+        done = subprocess.run([site / "bin" / command], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == "it is lunch\n"
+    for path in site.rglob("*"):
+        said = path.read_bytes() if path.is_file() and path.suffix != ".pyc" else b""
+        assert not [one for one in (sys.prefix, sys.base_prefix) if one.encode() in said], path
+    record = (site / "boxed-1.0.dist-info" / "RECORD").read_text("utf-8").splitlines()
+    assert "bin/boxed,," in record
+    assert not [line for line in record if "uv_cache.json,sha" in line]
+
+
+@pytest.mark.parametrize(
+    "begins", ["#!/home/ann/python3.11", "#!/bin/sh\n'''exec' '/home/a b/python' \"$0\" \"$@\"\n' '''"]
+)
+def test_a_command_that_begins_with_another_machine_s_python_is_told_from_one_that_does_not(begins: str) -> None:
+    assert SHEBANG.sub(b"", f"{begins}\nprint('it')\n".encode(), count=1) == b"print('it')\n"
+    assert SHEBANG.match(b"#!/bin/sh\necho python\n") is None
 
 
 def test_what_is_there_is_not_made_again(registry: Registry, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,12 @@ GLIBC = "manylinux_2_28"
 CHUNK_BYTES = 1 << 20
 # What uv leaves beside packages, with the time in it.
 OF_INSTALLER = frozenset({".lock", "uv_cache.json"})
+# How packages' commands begin: with this machine's interpreter, by way of a shell where its path is long or has blanks.
+SHEBANG = re.compile(rb"#!(?:/bin/sh\n'''exec' .*\n' '''|.*python.*)\n")
+# What a record tells of them, and of what the installer leaves.
+OF_MACHINE = re.compile(rb"^(bin/[^,\n]*|[^,\n]*/uv_cache\.json),[^\n]*", re.MULTILINE)
+# Where images have programs that say nothing of it, as containerd has it.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def found(repository: str, tag: str) -> str:
@@ -149,6 +156,7 @@ def _install(context: Path, site: Path, told: Mapping[str, Any], stopped: thread
             *(() if name == LOCK and told.get("needs") else ("--no-deps",)),
         ]  # fmt: skip
         ran(command, f"install {name}", stopped, deadline)
+    _adapt_commands(site)
     shutil.copytree(context / "ekiben", site / "ekiben", dirs_exist_ok=True)
     if interpreter := _interpreter(short):
         # Under the names that files have in the image. What does not compile is not imported: it is for other Pythons.
@@ -157,6 +165,23 @@ def _install(context: Path, site: Path, told: Mapping[str, Any], stopped: thread
             interpreter, "-m", "compileall", "-q", "-s", root, "-p", "/", "--invalidation-mode", "unchecked-hash", str(site),
         ]  # fmt: skip
         ran(command, "compile what it has", stopped, deadline, strict=False)
+
+
+def _adapt_commands(site: Path) -> None:
+    """Have the packages' commands begin with the image's interpreter; their records say nothing of what differs by machine."""
+    for script in site.glob("bin/*"):
+        if script.is_file() and SHEBANG.match(said := script.read_bytes()):
+            _rewrite(script, SHEBANG.sub(b"#!/usr/bin/env python3\n", said, count=1))
+    for record in site.glob("*.dist-info/RECORD"):
+        _rewrite(record, OF_MACHINE.sub(rb"\1,,", record.read_bytes()))
+
+
+def _rewrite(path: Path, content: bytes) -> None:
+    """In a file of its own: what there is may be a link to the installer's cache."""
+    mode = path.stat().st_mode
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(mode)
 
 
 def uv() -> str:
@@ -259,7 +284,8 @@ def _copied(source: Repository, target: Repository, digest: str, folder: Path) -
 def _config(base: Mapping[str, Any], told: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
     """The base image's configuration with ours over it."""
     own = base.get("config") or {}
-    variables = {**dict(one.partition("=")[::2] for one in own.get("Env") or ()), **told["variables"]}
+    variables = {"PATH": PATH, **dict(one.partition("=")[::2] for one in own.get("Env") or ()), **told["variables"]}
+    variables["PATH"] = f"{SITE}/bin:{variables['PATH']}"
     return {
         "architecture": ARCHITECTURE,
         "os": "linux",
