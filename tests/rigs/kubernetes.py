@@ -33,6 +33,18 @@ def cluster() -> Iterator[Chosen]:
         yield there
 
 
+def mlflow_image(there: Chosen) -> tuple[str, str]:
+    """The image of the MLflow server that the stack runs, or why there is none. The first one takes minutes to make."""
+    from tests.mlflow_server import image
+
+    if "ekiben:registry" not in there.config:
+        return "", "the cluster has no registry that an image of MLflow can be put into"
+    try:
+        return image.of_cluster(there.config), ""
+    except (ek.ModelFailed, ek.NotFound) as error:
+        return "", f"an image with MLflow cannot be made: {error}"
+
+
 def make(base: type) -> Any:
     class KubernetesRig(base):  # type: ignore[misc, valid-type]
         provider = "kubernetes"
@@ -43,9 +55,12 @@ def make(base: type) -> Any:
             env = self.around.enter_context(pytest.MonkeyPatch.context())
             env.delenv("KUBECONFIG", raising=False)  # an emulated stack never goes to that one
             try:
-                env.setenv("KUBECONFIG", self.around.enter_context(cluster()).kubeconfig)
+                there = self.around.enter_context(cluster())
+                env.setenv("KUBECONFIG", there.kubeconfig)
+                image, self.without_mlflow = mlflow_image(there)
+                config = {"ekiben:provider": "kubernetes", "ekiben:emulate": True}
                 self.stack = Stack(
-                    {"ekiben:provider": "kubernetes", "ekiben:emulate": True}, theirs=(*THEIRS, "KUBECONFIG")
+                    {**config, "ekiben:mlflowImage": image} if image else config, theirs=(*THEIRS, "KUBECONFIG")
                 )
                 self.around.callback(shutil.rmtree, self.stack.folder)
                 # The cluster is everybody's on this machine, and a namespace is called as its project is.
