@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ekiben.engine import kinds
-from ekiben.errors import AccessDenied, Unavailable
+from ekiben.errors import AccessDenied, ProviderError, Unavailable
 from ekiben.kubernetes import buckets, declared
 from ekiben.kubernetes.declared import KINDS
 from ekiben.kubernetes.facts import S3
@@ -81,6 +81,19 @@ def test_a_store_that_does_not_answer_is_named(where: dict[str, Any]) -> None:
     away = {**where, "s3": S3(url="http://127.0.0.1:1", secret="keys").to_dict()}
     with pytest.raises(Unavailable, match="the store does not answer"):
         buckets.found(declared._cluster(away), away["s3"], away["bucket"])
+
+
+def test_a_file_that_is_gone_before_it_is_uploaded_is_no_trouble_of_the_store(archive: dict[str, Any]) -> None:
+    declared.put(BUCKET, "", {**archive, "keep": False})
+    path = Path(archive["source_path"])
+    path.unlink()
+    with pytest.raises(
+        ProviderError, match=r"write 'code/a\.tar'.*the file '.*code\.tar' cannot be read \(No such file"
+    ) as error:
+        declared.put(OBJECT, "", archive)
+    assert not isinstance(error.value, Unavailable)
+    path.write_bytes(b"code")
+    assert declared.put(OBJECT, "", archive)["uri"].endswith("/code/a.tar")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,11 @@ def _asked(cluster: Cluster, s3: Mapping[str, Any], operation: str, call: Any) -
     except Refused as error:
         raise _error_of(error, operation) from error
     except OSError as error:
+        if error.filename is not None:  # a file's; a connection has none
+            raise ProviderError(
+                "kubernetes", operation, f"the file {error.filename!r} cannot be read ({error.strerror})",
+                "Repeat `ekiben up`, which makes it anew",
+            ) from error  # fmt: skip
         raise Unavailable(
             "kubernetes", operation, f"the store does not answer: {error or type(error).__name__}",
             "Look at its pod, and whether its address (ekiben:s3OutsideUrl) is reached from here",
