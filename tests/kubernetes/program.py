@@ -22,6 +22,7 @@ class Recorded(Recording):
     def outputs(self, args: pulumi.runtime.MockResourceArgs) -> dict[str, Any]:
         told = args.inputs
         return {
+            "ekiben:kubernetes:Owner": lambda: {"owner": "ann@laptop-1"},
             "ekiben:kubernetes:Keys": lambda: {"uid": "uid-1"},
             "ekiben:kubernetes:Bucket": lambda: {"uri": f"s3://{told['bucket']}"},
             "ekiben:kubernetes:Object": lambda: {"uri": f"s3://{told['bucket']}/{told['key']}"},

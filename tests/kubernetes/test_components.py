@@ -18,6 +18,7 @@ from ekiben.kubernetes.components.function import crontab
 from ekiben.kubernetes.facts import (
     COMPONENT,
     MANAGED_BY,
+    OWNER,
     PROJECT,
     STACK,
     EndpointFacts,
@@ -96,6 +97,7 @@ def test_everything_but_what_a_cluster_has_one_of_is_in_the_stack_s_namespace(wh
     (namespace,) = whole.all("Namespace")
     assert namespace.inputs["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert namespace.inputs["metadata"]["name"] == NAMESPACE
+    assert namespace.inputs["metadata"]["annotations"] == {OWNER: "ann@laptop-1"}
 
 
 def test_every_pod_passes_pod_security_restricted_and_says_what_it_takes(whole: Recorded) -> None:
@@ -352,6 +354,19 @@ def test_an_endpoint_without_a_registry_for_its_image_says_what_to_set(project: 
 def test_a_config_that_cannot_be_is_named(project: Path, config: dict[str, str], why: str) -> None:
     with pytest.raises(SpecError, match=why):
         run(lambda: [Storage("lake")], project, config)
+
+
+def test_two_plugins_never_work_on_two_clusters(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def program() -> list[Any]:
+        return [Storage("lake")]
+
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "mine"))
+    assert run(program, project, {"kubernetes:kubeconfig": str(tmp_path / "." / "mine")}).all("Namespace")
+    secret = "apiVersion: v1\nusers: [{user: {token: top-secret}}]\n"
+    for other in (str(tmp_path / "other"), "~/.kube/config", secret, json.dumps({"users": "top-secret"})):
+        with pytest.raises(SpecError, match="Name the file in KUBECONFIG") as error:
+            run(program, project, {"kubernetes:kubeconfig": other})
+        assert "top-secret" not in str(error.value)
 
 
 def test_a_cluster_that_cannot_be_asked_says_what_to_set(

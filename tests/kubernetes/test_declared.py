@@ -125,5 +125,5 @@ def test_every_kind_has_a_name_of_its_own() -> None:
     found = {name: declared.identity(kind, {**text, "labels": labels}) for name, kind in KINDS.items()}
     assert found == {
         "Keys": "keys/n/s", "Bucket": "bucket/n/b", "Object": "object/n/b/k", "Wheels": "wheels/n/b/k", "Image": "image/r/t",
-        "Made": "made/n/api", "Models": "models/n/m",
+        "Made": "made/n/api", "Models": "models/n/m", "Owner": "owner/n",
     }  # fmt: skip

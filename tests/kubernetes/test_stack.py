@@ -91,6 +91,31 @@ def test_pods_are_gone_before_the_bucket_that_they_write_to(stack: Stack) -> Non
     assert all(bucket in first for first in made.values())
 
 
+def test_another_checkout_of_the_same_name_is_refused_and_changes_nothing(stack: Stack) -> None:
+    platform = ek.Platform.from_json((stack.state_dir / "platform.json").read_text("utf-8"))
+    namespace = str(platform.parts["lake"].facts["namespace"])
+
+    def held() -> set[str]:
+        kinds = ("Namespace", "PersistentVolumeClaim", "Secret", "StatefulSet")
+        return {one["metadata"]["uid"] for one in named(namespace) if one["kind"] in kinds}
+
+    before, other = held(), Stack({})
+    try:
+        shutil.rmtree(other.folder)
+        shutil.copytree(stack.folder, other.folder, ignore=shutil.ignore_patterns(".ekiben"))
+        # It has the stand-in plugin, and a state of its own.
+        plugins = Path(".ekiben", ".pulumi", "plugins")
+        shutil.copytree(stack.folder / plugins, other.folder / plugins)
+        refused = other.command("up", check=False)
+        assert refused.returncode != 0
+        assert f"cannot use the namespace '{namespace}': another stack of the same project and name" in refused.stderr
+        other.command("destroy", "--yes")
+    finally:
+        shutil.rmtree(other.folder)
+    assert held() == before
+    assert stack.again() == 0
+
+
 def test_destroy_leaves_nothing_of_any_kind_nor_what_was_made_while_it_was_up(stack: Stack) -> None:
     platform = ek.Platform.from_json((stack.state_dir / "platform.json").read_text("utf-8"))
     runtime, namespace = ek.connect(platform), str(platform.parts["lake"].facts["namespace"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from typing import Annotated
 
 import typer
+
+from ekiben.whoami import whoami
 
 __all__ = ["Json", "Registry", "Stack", "Who", "Why", "user"]
 
@@ -19,9 +19,4 @@ Registry = Annotated[str, typer.Option("--registry", help="The registry componen
 
 def user(who: str) -> str:
     """`who`, or user@machine of the one who runs this."""
-    if who:
-        return who
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError):
-        return f"unknown@{socket.gethostname()}"
+    return who or whoami()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 __all__ = ["FAMILIES", "Family", "Json", "Kind", "changes", "family", "kind_of", "problems", "schema"]
@@ -28,7 +28,10 @@ class Json(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of resource: its inputs and their types; those that only a replacement can change; those no diff looks at."""
+    """A kind of resource: its inputs and their types; those that only a replacement can change; those no diff looks at.
+
+    chosen: inputs that are made up when a resource is first looked at, and are the same from then on.
+    """
 
     name: str
     inputs: Mapping[str, type]
@@ -36,6 +39,7 @@ class Kind:
     fixed: frozenset[str] = frozenset()
     quiet: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
+    chosen: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -48,7 +52,10 @@ class Family(Protocol):
     KINDS: Mapping[str, Kind]
 
     def problems(self, kind: Kind, inputs: Mapping[str, Any], unknown: object) -> list[tuple[str, str]]:
-        """What is wrong with the inputs: property and reason. A value that is not known yet (`unknown`) is right."""
+        """What is wrong with the inputs: property and reason. A value that is not known yet (`unknown`) is right.
+
+        Raises what stands in the way of the thing itself.
+        """
 
     def changes(self, kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str]) -> list[str]:
         """The inputs that differ."""
@@ -150,7 +157,7 @@ def schema(version: str) -> str:
             required = [key for key in kind.inputs if key not in kind.optional]
             resources[f"ekiben:{middle}:{kind.name}"] = {
                 "inputProperties": inputs,
-                "requiredInputs": required,
+                "requiredInputs": [key for key in required if key not in kind.chosen],
                 "properties": {**inputs, **outputs},
                 "required": [*required, *kind.outputs],
             }

@@ -53,9 +53,12 @@ class Plugin(api.Provider):
 
     async def check(self, request: api.CheckRequest) -> api.CheckResponse:
         family, kind = kinds.family(request.type), kinds.kind_of(request.type)
-        failures = family.problems(kind, _plain(request.new_inputs), UNKNOWN)
+        old = _plain(request.old_inputs)
+        chosen = {key: old.get(key) or choose() for key, choose in kind.chosen.items()}
+        inputs = {**_values(chosen), **request.new_inputs}
+        failures = await asyncio.to_thread(family.problems, kind, _plain(inputs), UNKNOWN)
         return api.CheckResponse(
-            inputs=request.new_inputs, failures=[api.CheckFailure(property=key, reason=why) for key, why in failures]
+            inputs=inputs, failures=[api.CheckFailure(property=key, reason=why) for key, why in failures]
         )
 
     async def diff(self, request: api.DiffRequest) -> api.DiffResponse:

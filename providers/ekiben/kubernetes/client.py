@@ -22,7 +22,7 @@ from ekiben.errors import AccessDenied, MissingDependency, NotFound, SpecError
 from ekiben.kubernetes.errors import error_of, unanswered
 from ekiben.waiting import patiently, retry_after_s
 
-__all__ = ["KINDS", "Answer", "Cluster", "inside"]
+__all__ = ["KINDS", "KUBECONFIG", "Answer", "Cluster", "inside"]
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
 ATTEMPTS, FIRST_PAUSE_S = 4, 0.2
@@ -31,6 +31,7 @@ NOT_BEGUN = (429, 503)
 PAGE = 500
 # What the kubelet answers in place of a log, with 200 (kubernetes, pkg/kubelet/kuberuntime/kuberuntime_container.go).
 GONE = re.compile(rb"unable to retrieve container logs for [a-z-]+://[0-9a-f]{64}")
+KUBECONFIG = "~/.kube/config"
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MERGE, STRATEGIC, JSON_PATCH = (
     f"application/{kind}+json" for kind in ("merge-patch", "strategic-merge-patch", "json-patch")
@@ -214,7 +215,7 @@ class Cluster:
 
     def _transport(self, to: str) -> _Inside | _Outside:
         """Made once for a kubeconfig as it is now: making one reads files, and reads certificates."""
-        config = Path(os.environ.get("KUBECONFIG") or "~/.kube/config").expanduser()
+        config = Path(os.environ.get("KUBECONFIG") or KUBECONFIG).expanduser()
         with _making:
             if not os.environ.get("KUBECONFIG") and (TOKEN / "token").is_file():
                 return _Inside()

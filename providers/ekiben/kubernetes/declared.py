@@ -8,12 +8,13 @@ kubeconfig, as for the run face.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ekiben.engine.kinds import Kind, changes, problems
-from ekiben.kubernetes import buckets, builds, leftovers, mirror, secrets, wheels
+from ekiben.engine import kinds
+from ekiben.engine.kinds import Kind, changes
+from ekiben.kubernetes import buckets, builds, leftovers, mirror, owners, secrets, wheels
 from ekiben.kubernetes.client import Cluster
 from ekiben.kubernetes.facts import Mlflow
 from ekiben.kubernetes.mlflow import Server
@@ -28,7 +29,10 @@ FILE: Mapping[str, type] = {**BUCKET, "key": str, "source_path": str}
 REACHED = frozenset({"context", "s3", "source_path"})
 
 
-def _in_cluster(name: str, inputs: Mapping[str, type], *, output: str = "", fixed: Sequence[str] = ()) -> Kind:
+def _in_cluster(
+    name: str, inputs: Mapping[str, type], *,
+    output: str = "", fixed: Sequence[str] = (), chosen: Mapping[str, Callable[[], str]] | None = None,
+) -> Kind:  # fmt: skip
     """A kind of things that are told apart by their namespace and by what is `fixed`."""
     return Kind(
         name=name,
@@ -37,12 +41,15 @@ def _in_cluster(name: str, inputs: Mapping[str, type], *, output: str = "", fixe
         fixed=frozenset({"namespace", *fixed}),
         quiet=REACHED & {*WHERE, *inputs},
         optional=frozenset({"context"}),
+        chosen=chosen or {},
     )
 
 
 KINDS = {
     kind.name: kind
     for kind in (
+        # Whose the namespace is. It is another's where that says another `owner`.
+        _in_cluster("Owner", {"owner": str}, chosen={"owner": owners.made_up}),
         # A Secret of this name with a random value for each of `fields`. One that is there keeps its values.
         _in_cluster("Keys", {"secret": str, "fields": list, "labels": dict}, output="uid", fixed=["secret"]),
         # keep: it is left, with what is in it, when this is destroyed.
@@ -64,6 +71,14 @@ KINDS = {
         _in_cluster("Models", {"mlflow": dict, "models": str}, fixed=["models"]),
     )
 }
+
+
+def problems(kind: Kind, inputs: Mapping[str, Any], unknown: object) -> list[tuple[str, str]]:
+    """What is wrong with the inputs. Raises AlreadyExists for an Owner whose namespace is another's."""
+    found = kinds.problems(kind, inputs, unknown)
+    if kind.name == "Owner" and not found:
+        owners.check(_cluster(inputs), inputs["owner"])
+    return found
 
 
 def identity(kind: Kind, inputs: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ekiben.records import Part, Platform, Record
 __all__ = [
     "COMPONENT",
     "MANAGED_BY",
+    "OWNER",
     "OWN_MIB",
     "PORT",
     "PROJECT",
@@ -43,6 +44,8 @@ F = TypeVar("F", bound=Record)
 MANAGED_BY = "app.kubernetes.io/managed-by"
 PROJECT, STACK, COMPONENT = "ekiben.dev/project", "ekiben.dev/stack", "ekiben.dev/component"
 RUN, REVISION = "ekiben.dev/run", "ekiben.dev/revision"
+# On the namespace: whose it is.
+OWNER = "ekiben.dev/owner"
 # What the supervisor of a run takes beside the job, in MiB: a job that goes over its memory is then told of by its supervisor.
 OWN_MIB = 128
 # Where the servers of endpoints and the handlers of functions listen, in their pods and before them.

@@ -61,6 +61,7 @@ AT_HOME = frozenset(
         "programs.py",
         "specs.py",
         "testing.py",
+        "whoami.py",
     }
 )
 # What brings the predictions of a host to their storage: servers have it, functions and jobs have no use for it.

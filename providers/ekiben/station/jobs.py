@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from ekiben.specs import TrainingSpec
 from ekiben.station import machine
 from ekiben.station.bundles import bucket_of
 from ekiben.station.noun import Resource
+from ekiben.whoami import whoami
 
 __all__ = ["ask_of", "check_capacity"]
 
@@ -40,7 +39,7 @@ def ask_of(resource: Resource, job: Job, state_dir: Path) -> dict[str, Any]:
         "grace_s": spec.grace_s, "retries": spec.retries, "spot": spec.spot, "storage_uri": declared["storage_uri"],
         "code_uri": declared["code_uri"], "code_sha256": declared["code_sha256"],
         "code": {"uri": declared["code_uri"], "sha256": declared["code_sha256"], **declared.get("code", {})},
-        "state_dir": str(state_dir), "by": _who(),
+        "state_dir": str(state_dir), "by": whoami(),
     }  # fmt: skip
 
 
@@ -62,11 +61,3 @@ def check_capacity(ask: Mapping[str, Any], gpus: Sequence[machine.Gpu]) -> None:
         there = ", ".join(gpu.name for gpu in gpus) or "none (nvidia-smi shows none)"
         raise NoCapacity("local", operation, f"it asks for {wanted}{kind} GPUs{each} and this machine has {len(fit)}: {there}",
                          "Set resources.gpus=0, or train on a provider that has them")  # fmt: skip
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"

@@ -12,8 +12,9 @@ import pulumi_kubernetes as k8s
 
 from ekiben.components import Component
 from ekiben.kubernetes.components.program import Kubernetes, current, labels_of
+from ekiben.kubernetes.components.resources import Owner
 from ekiben.kubernetes.components.settings import Settings
-from ekiben.kubernetes.facts import COMPONENT, namespace_name
+from ekiben.kubernetes.facts import COMPONENT, OWNER, namespace_name
 
 __all__ = ["Namespace", "anywhere", "namespace_of", "network_policy", "port", "to_store"]
 
@@ -55,7 +56,13 @@ def _made(component: Component[Any], settings: Settings) -> Namespace:
     called, labels = namespace_name(project, stack), labels_of("")
     provider = component.get_provider("kubernetes:core/v1:Namespace")
     opts = pulumi.ResourceOptions(provider=provider)
-    made = k8s.core.v1.Namespace(called, metadata={"name": called, "labels": {**labels, **SECURITY}}, opts=opts)
+    # It is in the state before the namespace is there.
+    owner = Owner(f"{called}-owner", {"context": settings.context, "namespace": called}, opts=opts)
+    made = k8s.core.v1.Namespace(
+        called,
+        metadata={"name": called, "labels": {**labels, **SECURITY}, "annotations": {OWNER: owner.owner}},
+        opts=opts,
+    )
     guarded = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[made]))
 
     def meta(name: str) -> dict[str, Any]:

@@ -6,7 +6,14 @@ import pulumi
 
 from ekiben.declared import Declared
 
-__all__ = ["Bucket", "Image", "Keys", "Made", "Models", "Object", "Wheels"]
+__all__ = ["Bucket", "Image", "Keys", "Made", "Models", "Object", "Owner", "Wheels"]
+
+
+class Owner(Declared):
+    """Whose a namespace is: nothing in the cluster. owner: a text that the state keeps, to be written on the namespace."""
+
+    kind = "ekiben:kubernetes:Owner"
+    owner: pulumi.Output[str]
 
 
 class Keys(Declared):

@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pulumi
 
 from ekiben.errors import SpecError
+from ekiben.kubernetes.client import KUBECONFIG
 
 __all__ = ["BENEATH", "PYTHON_IMAGE", "STORE_IMAGE", "Settings", "settings"]
 
@@ -73,7 +75,8 @@ class Settings:
 
 
 def settings() -> Settings:
-    """The stack's. Raises SpecError for a value that cannot be, and for a store of one's own without its Secret."""
+    """The stack's. Raises SpecError for a value that cannot be, for a store of one's own without its Secret, and for a kubeconfig
+    that Pulumi's plugin alone would read."""
     for key, value in json.loads(os.environ.get(BENEATH) or "{}").items():
         if pulumi.runtime.get_config(key) is None:
             pulumi.runtime.set_config(key, value)
@@ -104,6 +107,7 @@ def settings() -> Settings:
         elastic=_flag(told, "elastic") or False,
         services=_texts(told, "services"),
     )
+    _one_cluster(pulumi.Config("kubernetes").get("kubeconfig") or "")
     if found.s3_endpoint and not NAME.fullmatch(found.s3_secret):
         raise SpecError(
             f"The stack's config ekiben:s3Secret is {found.s3_secret!r}: a store of your own (ekiben:s3Endpoint) needs the name of "
@@ -122,6 +126,20 @@ def settings() -> Settings:
     if found.gateway and len([part for part in found.gateway.split("/") if NAME.fullmatch(part)]) != 2:
         raise SpecError(f"The stack's config ekiben:gateway is {found.gateway!r}: write NAMESPACE/NAME of the Gateway.")
     return found
+
+
+def _one_cluster(asked: str) -> None:
+    """Raises SpecError where Pulumi's plugin, which is told `asked`, reads another kubeconfig than Ekiben's, which has KUBECONFIG.
+
+    The text of one holds keys, and is not told."""
+    read = Path(os.environ.get("KUBECONFIG") or KUBECONFIG).expanduser()
+    if not asked or ("\n" not in asked and Path(asked).expanduser().resolve() == read.resolve()):
+        return
+    raise SpecError(
+        f"The stack's config has a kubernetes:kubeconfig, and KUBECONFIG is {str(read)!r}: Ekiben's plugin and whoever uses the "
+        "platform look there, and would be on another cluster. Name the file in KUBECONFIG, and leave kubernetes:kubeconfig out; "
+        "kubernetes:context chooses in it."
+    )
 
 
 def _url(told: pulumi.Config, key: str, *, path: bool = False) -> str:

@@ -143,7 +143,9 @@ class Training(Kubernetes, components.Training):
                 value=SPOT_PRIORITY,
                 preemption_policy="Never",
                 description="Ekiben's training runs that may be interrupted.",
-                opts=namespace_of(self).opts,
+                opts=pulumi.ResourceOptions.merge(
+                    namespace_of(self).opts, pulumi.ResourceOptions(depends_on=[namespace_of(self).made])
+                ),
             )
         found: pulumi.Output[str] = program.priority.metadata.apply(lambda told: str(told["name"]))
         return found
