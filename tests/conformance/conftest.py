@@ -11,6 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -108,7 +109,14 @@ PARAMS = [pytest.param(one, marks=pytest.mark.timeout(LIMITS_S[one]) if one in L
 
 @pytest.fixture(scope="session", params=PARAMS)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    module = importlib.import_module(f"..rigs.{request.param}", __package__)
+    with standing(request.param) as made:
+        yield made
+
+
+@contextmanager
+def standing(name: str) -> Iterator[Rig]:
+    """The rig of that name, with data in its storage, for as long as the block lasts."""
+    module = importlib.import_module(f"..rigs.{name}", __package__)
     made: Rig = module.make(Rig)
     try:
         lake = made.runtime.storage("lake")

@@ -166,6 +166,38 @@ def test_what_is_submitted_is_what_the_trainer_takes_and_comes_to_the_same_job(
 
 
 @pytest.mark.timeout(300)
+def test_a_trainer_that_has_not_seen_a_run_s_runtime_yet_is_asked_again(
+    plane: ControlPlane, training: Training
+) -> None:
+    """Its webhook looks into a cache, which what was made a moment ago has not reached. A policy says here what that says."""
+    namespace = training._cluster.namespace
+    at, rules = "apis/admissionregistration.k8s.io/v1", {"apiGroups": ["trainer.kubeflow.org"], "apiVersions": ["*"]}
+    message = 'TrainingRuntime "x" not found: specified trainingRuntime must be created before the TrainJob is created'
+    policy = {
+        "matchConstraints": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "resourceRules": [{**rules, "operations": ["CREATE"], "resources": ["trainjobs"]}],
+        },
+        "validations": [{"expression": "false", "message": message, "reason": "Forbidden"}],
+    }
+    binding = {"policyName": namespace, "validationActions": ["Deny"]}
+    kinds = {"validatingadmissionpolicies": policy, "validatingadmissionpolicybindings": binding}
+    for kind, spec in kinds.items():
+        plane.call("POST", f"{at}/{kind}", {"metadata": {"name": namespace}, "spec": spec})
+    trainjob = {"apiVersion": API.removeprefix("apis/"), "kind": "TrainJob", "spec": {"runtimeRef": {"name": "x"}}}
+    trainjob["metadata"] = {"name": "x", "labels": {}}
+    until(lambda: message in taken(plane, namespace, trainjob), "the policy holds")
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(training.submit, ek.Job(id="soon"))
+        made = Made(plane, training, "soon")
+        plane.wait(made.path.replace("/trainjobs/", "/trainingruntimes/"))
+        for kind in kinds:
+            plane.call("DELETE", f"{at}/{kind}/{namespace}")
+        assert submitted.result().state == "pending"
+    assert made.trainjob["spec"]["runtimeRef"]["name"] == made.name
+
+
+@pytest.mark.timeout(300)
 def test_what_its_controllers_write_is_the_run_s_state(plane: ControlPlane, training: Training) -> None:
     for id in ("done", "lost", "waits"):
         training.submit(ek.Job(id=id))

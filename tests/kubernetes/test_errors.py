@@ -45,6 +45,8 @@ def test_a_change_that_somebody_else_was_quicker_with_may_be_repeated() -> None:
         ('pods "x" is forbidden: exceeded quota: compute, requested: cpu=2, used: cpu=3', ek.NoCapacity, "ResourceQuota"),
         ('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true', ek.AccessDenied, "Pod Security"),
         ('admission webhook "policy.example" denied the request: no', ek.AccessDenied, "who runs the cluster"),
+        ('admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: TrainingRuntime "x" not found: specified '
+         "trainingRuntime must be created before the TrainJob is created", ek.Unavailable, "has not seen it yet"),
         ("unable to create new content in namespace shop because it is being terminated", ek.Unavailable, "ekiben up"),
         ("maximum memory usage per Container is 1Gi, but limit is 2Gi", ek.NoCapacity, "LimitRange"),
         ('User "me" cannot list resource "jobs"', ek.AccessDenied, "kubectl auth can-i"),

@@ -19,8 +19,6 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from ekiben.emulators.kubernetes.chosen import Chosen
 
-OF_JOB = "batch.kubernetes.io/job-name"
-
 
 @contextmanager
 def cluster() -> Iterator[Chosen]:
@@ -46,6 +44,10 @@ def mlflow_image(there: Chosen) -> tuple[str, str]:
 
 
 def make(base: type) -> Any:
+    return rig(base)()
+
+
+def rig(base: type) -> type:
     class KubernetesRig(base):  # type: ignore[misc, valid-type]
         provider = "kubernetes"
         ends_calls = False  # a server of one thread answers the next call when the one before has ended
@@ -57,10 +59,9 @@ def make(base: type) -> Any:
             try:
                 there = self.around.enter_context(cluster())
                 env.setenv("KUBECONFIG", there.kubeconfig)
-                image, self.without_mlflow = mlflow_image(there)
-                config = {"ekiben:provider": "kubernetes", "ekiben:emulate": True}
                 self.stack = Stack(
-                    {**config, "ekiben:mlflowImage": image} if image else config, theirs=(*THEIRS, "KUBECONFIG")
+                    {"ekiben:provider": "kubernetes", "ekiben:emulate": True, **self.settings(there)},
+                    theirs=(*THEIRS, "KUBECONFIG"),
                 )
                 self.around.callback(shutil.rmtree, self.stack.folder)
                 # The cluster is everybody's on this machine, and a namespace is called as its project is.
@@ -74,6 +75,11 @@ def make(base: type) -> Any:
             except BaseException:
                 self.around.close()
                 raise
+
+        def settings(self, there: Chosen) -> dict[str, object]:
+            """Of the stack's config, what does not lead to the cluster. What it needs there is put there."""
+            image, self.without_mlflow = mlflow_image(there)
+            return {"ekiben:mlflowImage": image} if image else {}
 
         def down(self) -> None:
             with self.around:
@@ -94,11 +100,10 @@ def make(base: type) -> Any:
         def take_away(self, run: ek.Run) -> None:
             """As a node that is drained does: its pod is deleted, with the grace that it has."""
             from ekiben.kubernetes.client import Cluster
-            from ekiben.kubernetes.keys import job_name
+            from ekiben.kubernetes.facts import RUN
 
-            facts = self.platform.parts[run.training].facts
-            cluster, name = Cluster(facts["namespace"]), job_name(run.training, run.id, facts["storage_uri"])
-            for pod in cluster.list("Pod", "take a run's pods away", labels={OF_JOB: name}):
+            cluster = Cluster(self.platform.parts[run.training].facts["namespace"])
+            for pod in cluster.list("Pod", "take a run's pods away", labels={RUN: run.id}):
                 cluster.delete("Pod", pod["metadata"]["name"], "take a run's pods away")
 
-    return KubernetesRig()
+    return KubernetesRig

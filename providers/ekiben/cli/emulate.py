@@ -49,6 +49,10 @@ def emulate(
         bool,
         typer.Option("--gateway", help="kubernetes: have the Gateway API in it, and a Gateway that serves HTTPRoutes."),
     ] = False,
+    trainer: Annotated[
+        bool,
+        typer.Option("--trainer", help="kubernetes: have Kubeflow's Trainer in it, which is built first."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Start an AWS of this project or a Kubernetes of this user on this machine, and print the environment that leads to it.
@@ -71,7 +75,9 @@ def emulate(
     if provider is Emulated.KUBERNETES:
         if port:
             raise SpecError("--port is of the emulated AWS; a cluster has an address of its own.")
-        _kubernetes(stop=stop, unused=unused, status=status, fresh=fresh, knative=knative, gateway=gateway, json=json)
+        _kubernetes(
+            stop=stop, unused=unused, status=status, fresh=fresh, knative=knative, gateway=gateway, trainer=trainer, json=json
+        )  # fmt: skip
     else:
         if fresh:
             raise SpecError("--fresh is of the emulated Kubernetes; an AWS that is stopped forgets everything.")
@@ -101,7 +107,7 @@ def _aws(*, stop: bool, status: bool, port: int, json: bool) -> None:
 
 
 def _kubernetes(
-    *, stop: bool, unused: bool, status: bool, fresh: bool, knative: bool, gateway: bool, json: bool
+    *, stop: bool, unused: bool, status: bool, fresh: bool, knative: bool, gateway: bool, trainer: bool, json: bool
 ) -> None:
     from ekiben.emulators.kubernetes import chosen
     from ekiben.engine.environment import exports
@@ -134,6 +140,7 @@ def _kubernetes(
         assert cluster is not None
         cluster = chosen.with_knative(cluster, show.say) if knative else cluster
         cluster = chosen.with_gateway(cluster, show.say) if gateway else cluster
+        cluster = chosen.with_trainer(cluster, show.say) if trainer else cluster
     if json:
         show.to_json(_cluster(cluster))
     elif status:

@@ -22,7 +22,7 @@ from ekiben.errors import (
     Unavailable,
 )
 
-__all__ = ["REASONS", "TROUBLES", "Trouble", "error_of", "trouble_of", "unanswered"]
+__all__ = ["REASONS", "TROUBLES", "UNSEEN", "Trouble", "error_of", "trouble_of", "unanswered"]
 
 SAID_CHARS = 400
 _LATER = "Repeat it later"
@@ -61,11 +61,14 @@ REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
     ),
 }  # fmt: skip
 
+# What the Trainer says of a TrainJob whose TrainingRuntime was made a moment ago (pkg/runtime/core/trainingruntime.go).
+UNSEEN = "trainingRuntime must be created before the TrainJob"
 # What the API says in words alone -> the error, and what to do. Looked through before the reasons.
 _WORDS: tuple[tuple[str, type[ProviderError], str], ...] = (
     (r"exceeded quota", NoCapacity, _QUOTA),
     (r"is being terminated", Unavailable, "The namespace is being deleted: wait until it is gone, then `ekiben up`"),
     (r"violates PodSecurity", AccessDenied, _SECURITY),
+    (UNSEEN, Unavailable, "Repeat it later: the Trainer has not seen it yet"),
     (r"admission webhook .* denied", AccessDenied, "A policy of the cluster forbids it: ask who runs the cluster"),
     (r"(minimum|maximum) .* usage per (Container|Pod)", NoCapacity, "Look at the LimitRange of the namespace"),
     (r"failed calling webhook", Unavailable, "A webhook of the cluster does not answer; repeat it later"),

@@ -14,7 +14,7 @@ from ekiben import runtime
 from ekiben.errors import AccessDenied, AlreadyExists, NotFound, Unavailable
 from ekiben.kubernetes import trainjobs
 from ekiben.kubernetes.client import Cluster
-from ekiben.kubernetes.errors import trouble_of
+from ekiben.kubernetes.errors import UNSEEN, trouble_of
 from ekiben.kubernetes.events import publish
 from ekiben.kubernetes.facts import COMPONENT, PROJECT, RUN, STACK, TrainingFacts, facts_of
 from ekiben.kubernetes.jobs import ASK, ASKED, CANCELLED, ask_of, check_room, request, service
@@ -30,6 +30,7 @@ __all__ = ["Training"]
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 3.0
 # SIGTERM, two minutes of grace, and what is stored of what there is.
 CANCEL_TIMEOUT_S = 600.0
+SEEN_TIMEOUT_S = 30.0
 # What the other nodes of a run have logged last is stored some seconds after its end.
 SETTLE_TIMEOUT_S = 60.0
 READERS = 8
@@ -67,8 +68,7 @@ class Training(runtime.Training):
             template, asked = trainjobs.of(asked)
             with suppress(AlreadyExists):
                 self._cluster.create("TrainingRuntime", template, operation)
-        with suppress(AlreadyExists):
-            self._cluster.create(self._kind, asked, operation)
+        self._make(asked, operation)
         return self._there(job, operation)
 
     def run(self, id: str) -> Run:
@@ -141,6 +141,21 @@ class Training(runtime.Training):
             f"its pods have not ended after {CANCEL_TIMEOUT_S:g} s",
             "They go on ending; look at it later",
         )
+
+    def _make(self, asked: Mapping[str, Any], operation: str) -> None:
+        """Make the run's Job or TrainJob, unless it is there. What was made for it before, the Trainer sees a moment later."""
+        unseen: Unavailable | None = None
+        for _ in looks(SEEN_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
+            try:
+                with suppress(AlreadyExists):
+                    self._cluster.create(self._kind, asked, operation)
+                return
+            except Unavailable as error:
+                if UNSEEN not in error.why:
+                    raise
+                unseen = error
+        assert unseen is not None
+        raise unseen
 
     def _there(self, job: Job, operation: str) -> Run:
         """The run of this job's id. Raises NotFound, and AlreadyExists where it is another one's."""

@@ -29,6 +29,7 @@ __all__ = [
     "stop",
     "with_gateway",
     "with_knative",
+    "with_trainer",
 ]
 
 NAME = "ekiben"
@@ -97,6 +98,16 @@ def with_gateway(there: Chosen, say: Say = lambda line: None) -> Chosen:
         return there
     gateway.ensure(Path(there.kubeconfig), say)
     return replace(there, config={**there.config, **gateway.CONFIG})
+
+
+def with_trainer(there: Chosen, say: Say = lambda line: None) -> Chosen:
+    """The cluster, and Kubeflow's Trainer in it where it is our own, which is built first; others have what they have.
+
+    Raises what `launch.install_trainer` does.
+    """
+    if there.origin == "own":
+        launch.install_trainer(say)
+    return there
 
 
 def stop(environ: Mapping[str, str] = os.environ) -> Chosen | None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import time
 from pathlib import Path
-from typing import Any
 
-from ekiben.emulators.kubernetes import binaries, knative
+from ekiben.emulators.kubernetes import binaries, installing, knative
 from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.ingress.gateway import CONTROLLER, GATEWAY
+from ekiben.emulators.kubernetes.installing import Object, Paths, Patience, Say
 
 __all__ = ["CONFIG", "MODULE", "ensure"]
 
@@ -22,25 +19,21 @@ KINDS = ("gatewayclasses", "gateways", "httproutes")
 CONFIG = {key: value for key, value in knative.CONFIG.items() if key != "ekiben:knative"} | {"ekiben:gateway": GATEWAY}
 CLASS = "ekiben"
 PATIENCE_S = 120.0
-Object = dict[str, Any]
 
 
-def ensure(kubeconfig: Path, say: knative.Say = lambda line: None) -> None:
+def ensure(kubeconfig: Path, say: Say = lambda line: None) -> None:
     """Have the kinds and the Gateway in the cluster; returns when routes are taken. Repeating is safe.
 
     Raises what `binaries.sources` does, and Unavailable where the cluster does not come to know them.
     """
     api = Api(kubeconfig)
-    paths, deadline = knative.Paths(api), time.monotonic() + PATIENCE_S
-    kinds = _manifests()
+    paths, patience = Paths(api), Patience("the Gateway API", "Repeat it", PATIENCE_S)
+    kinds = installing.manifests(f"gateway-{MODULE.version}", _manifests)
     if not all(paths.established(one) for one in kinds):
         say("Installing the Gateway API")
         for one in kinds:
             api.apply(paths.of(one), one)
-        knative.wait(
-            deadline, "its kinds", lambda: all(paths.established(one) for one in kinds),
-            patience_s=PATIENCE_S, of="the Gateway API", remedy="Repeat it",
-        )  # fmt: skip
+        patience.until("its kinds", lambda: all(paths.established(one) for one in kinds))
     for one in _gateway():
         api.apply(paths.of(one), one)
 
@@ -64,18 +57,9 @@ def _gateway() -> list[Object]:
 
 
 def _manifests() -> list[Object]:
-    """The kinds that a route needs; from the cache where they are, so that Go is asked once."""
+    """The kinds that a route needs."""
     import yaml
 
-    place = binaries.cache() / f"gateway-{MODULE.version}.json"
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with (place.parent / "lock").open("a", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            folder = Path(binaries.sources(MODULE, MODULE.path)[MODULE.path], MANIFESTS)
-        names = [f"gateway.networking.k8s.io_{kind}.yaml" for kind in KINDS]
-        wanted = [yaml.safe_load((folder / name).read_text("utf-8")) for name in names]
-        fresh = place.with_name(f".{place.name}.new")
-        fresh.write_text(json.dumps(wanted), encoding="utf-8")
-        fresh.replace(place)
-    return list(json.loads(place.read_text("utf-8")))
+    folder = Path(binaries.sources(MODULE, MODULE.path)[MODULE.path], MANIFESTS)
+    names = [f"gateway.networking.k8s.io_{kind}.yaml" for kind in KINDS]
+    return [yaml.safe_load((folder / name).read_text("utf-8")) for name in names]

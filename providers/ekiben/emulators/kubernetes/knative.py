@@ -7,21 +7,16 @@ parts, and its certificate.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from ekiben.emulators.kubernetes import binaries, images
+from ekiben.emulators.kubernetes import binaries, images, installing
 from ekiben.emulators.kubernetes.api import Api, Refused
+from ekiben.emulators.kubernetes.installing import Object, Patience, Say
 from ekiben.emulators.kubernetes.layout import INGRESS_INSIDE, INGRESS_NAME, NODE, REGISTRY, Layout
-from ekiben.errors import Unavailable
 
-__all__ = ["CONFIG", "MODULE", "Paths", "Say", "ensure", "installed", "objects", "wait"]
+__all__ = ["CONFIG", "MODULE", "ensure", "installed", "objects"]
 
 VERSION = "v0.42.2"
 PARTS = ("activator", "autoscaler", "controller", "queue", "webhook")
@@ -59,14 +54,11 @@ SETTINGS: dict[str, dict[str, str]] = {
 REQUESTS = {"cpu": "20m", "memory": "60Mi"}
 MARK = "knative"
 PATIENCE_S = 180.0
-POLL_S = 0.1
-Object = dict[str, Any]
-Say = Callable[[str], None]
 
 
 def installed(at: Layout) -> bool:
     """Has the cluster of this state folder Knative Serving?"""
-    return bool(_stamp(at))
+    return bool(installing.stamp(at.state / MARK))
 
 
 def ensure(at: Layout, say: Say = lambda line: None) -> None:
@@ -85,26 +77,13 @@ def _ensure(api: Api, at: Layout, say: Say) -> None:
         name: images.push(REGISTRY, images.of_binary(f"knative/{name}:{VERSION}", folder / f"knative-{name}"))
         for name in PARTS
     }
-    wanted = objects(_manifests(), references)
-    stamp = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    deadline = time.monotonic() + PATIENCE_S
-    if _stamp(at) != stamp:
-        say("Installing Knative Serving")
-        paths = Paths(api)
-        first = [one for one in wanted if one["kind"] in ("Namespace", "CustomResourceDefinition")]
-        for one in first:
-            api.apply(paths.of(one), one)
-        wait(deadline, "its kinds", lambda: all(paths.established(one) for one in first))
-        for one in wanted:
-            if one not in first:
-                api.apply(paths.of(one), one)
-        fresh = at.state / f".{MARK}.{os.getpid()}"
-        fresh.write_text(stamp, encoding="ascii")
-        fresh.replace(at.state / MARK)
+    patience = Patience("Knative Serving", f"See `kubectl get pods --namespace {NAMESPACE}`", PATIENCE_S)
+    wanted = objects(installing.manifests(f"knative-{VERSION}", _manifests), references)
+    installing.apply(api, wanted, at.state / MARK, patience, say)
     for name in PARTS:
         if name != "queue":
-            wait(deadline, f"its {name}", lambda name=name: _available(api, name))  # type: ignore[misc]
-    wait(deadline, "its admission", lambda: _takes_a_service(api))
+            patience.until(f"its {name}", lambda name=name: installing.available(api, NAMESPACE, name))  # type: ignore[misc]
+    patience.until("its admission", lambda: _takes_a_service(api))
 
 
 def objects(manifests: Iterable[Object], references: Mapping[str, str]) -> list[Object]:
@@ -152,76 +131,12 @@ def _service() -> list[Object]:
 
 
 def _manifests() -> list[Object]:
-    """Knative's own, from the cache where they are, so that a start asks Go for nothing."""
+    """Knative's own."""
     import yaml
 
-    place = binaries.cache() / f"knative-{VERSION}.json"
-    if not place.exists():
-        folders = binaries.sources(MODULE, *MANIFESTS)
-        files = [
-            path for name, below in MANIFESTS.items() for path in sorted(Path(folders[name], below).rglob("*.yaml"))
-        ]
-        found = [one for path in files for one in yaml.safe_load_all(path.read_text("utf-8")) if one]
-        fresh = place.with_name(f".{place.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(found), encoding="utf-8")
-        fresh.replace(place)
-    return list(json.loads(place.read_text("utf-8")))
-
-
-@dataclass
-class Paths:
-    """Where objects are in the API, by what it says of itself."""
-
-    api: Api
-
-    def __post_init__(self) -> None:
-        self._known: dict[tuple[str, str], Object] = {}
-
-    def of(self, one: Object) -> str:
-        about, version = one["metadata"], one["apiVersion"]
-        if (version, one["kind"]) not in self._known:
-            told = self.api.get(self._group(version))
-            self._known.update({(version, each["kind"]): each for each in told["resources"] if "/" not in each["name"]})
-        kind = self._known[version, one["kind"]]
-        inside = f"/namespaces/{about.get('namespace', 'default')}" if kind["namespaced"] else ""
-        return f"{self._group(version)}{inside}/{kind['name']}/{about['name']}"
-
-    def established(self, one: Object) -> bool:
-        """Can objects of the kind that `one` defines be made? The API's own list of kinds has it last."""
-        if one["kind"] != "CustomResourceDefinition":
-            return True
-        spec = one["spec"]
-        served = [version["name"] for version in spec["versions"] if version.get("served")]
-        try:
-            return all(
-                any(
-                    each["kind"] == spec["names"]["kind"]
-                    for each in self.api.get(f"/apis/{spec['group']}/{version}")["resources"]
-                )
-                for version in served
-            )
-        except Refused:
-            return False
-
-    @staticmethod
-    def _group(version: str) -> str:
-        return f"/apis/{version}" if "/" in version else f"/api/{version}"
-
-
-def _stamp(at: Layout) -> str:
-    """Of what was installed; it lies beside the cluster's state, and is forgotten with it."""
-    try:
-        return (at.state / MARK).read_text("ascii")
-    except FileNotFoundError:
-        return ""
-
-
-def _available(api: Api, name: str) -> bool:
-    found = api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}")
-    status = found.get("status", {})
-    return bool(
-        status.get("observedGeneration") == found["metadata"]["generation"] and status.get("readyReplicas", 0) > 0
-    )
+    folders = binaries.sources(MODULE, *MANIFESTS)
+    files = [path for name, below in MANIFESTS.items() for path in sorted(Path(folders[name], below).rglob("*.yaml"))]
+    return [one for path in files for one in yaml.safe_load_all(path.read_text("utf-8")) if one]
 
 
 def _takes_a_service(api: Api) -> bool:
@@ -236,20 +151,3 @@ def _takes_a_service(api: Api) -> bool:
     except Refused:
         return False
     return True
-
-
-def wait(
-    deadline: float,
-    what: str,
-    there: Callable[[], bool],
-    *,
-    patience_s: float = PATIENCE_S,
-    of: str = "Knative Serving",
-    remedy: str = f"See `kubectl get pods --namespace {NAMESPACE}`",
-) -> None:
-    """Return when something `of` what is installed is there. Raises Unavailable after the deadline, with what was waited for."""
-    while not there():
-        if time.monotonic() > deadline:
-            why = f"{what} did not come up within {patience_s:g} s"
-            raise Unavailable("kubernetes", f"install {of}", why, remedy)
-        time.sleep(POLL_S)

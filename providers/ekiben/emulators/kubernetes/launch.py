@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ekiben import daemon
-from ekiben.emulators.kubernetes import binaries, images, knative, machine
+from ekiben.emulators.kubernetes import binaries, images, knative, machine, trainer
 from ekiben.emulators.kubernetes.layout import ABOUT, LOCK, LOG, REGISTRY, Layout, state_dir
 from ekiben.errors import SpecError, Unavailable, Unsupported
 from ekiben.station.client import locked
 from ekiben.station.launch import tail
 
-__all__ = ["Cluster", "build", "ensure", "forget", "found", "install_knative", "running", "stop"]
+__all__ = ["Cluster", "build", "ensure", "forget", "found", "install_knative", "install_trainer", "running", "stop"]
 
 START_S = 240.0
 STOP_S = 60.0
@@ -108,6 +108,11 @@ def install_knative(say: Say = lambda line: None) -> Cluster:
     """Have Knative Serving in the cluster that runs; returns when it takes services. Raises what `knative.ensure` does."""
     knative.ensure(_layout(), say)
     return ensure(say)
+
+
+def install_trainer(say: Say = lambda line: None) -> None:
+    """Have Kubeflow's Trainer in the cluster that runs; returns when it takes TrainJobs. Raises what `trainer.ensure` does."""
+    trainer.ensure(_layout(), say)
 
 
 def build(say: Say) -> None:
