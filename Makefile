@@ -53,8 +53,10 @@ test: .venv/.locked ## Lint, and all tests, those of the contract on each provid
 	  trap 'kill %1 %2 2>/dev/null || :' EXIT; \
 	  $(MAKE) --no-print-directory lint; EKIBEN_RIGS=$${EKIBEN_RIGS:-local,aws} $(BIN)/python -m pytest -n 2 --reruns 2 $(EXAMPLE)
 
+# What the contract does not ask for, and is as long.
+WITH_kubernetes := tests/kubernetes/test_cluster_xgboost.py
 conformance: setup ## The contract's tests by themselves, on one PROVIDER: local, aws or kubernetes
-	@EKIBEN_RIGS=$(PROVIDER) $(BIN)/python -m pytest tests/conformance -n 0 --reruns 2
+	@EKIBEN_RIGS=$(PROVIDER) $(BIN)/python -m pytest tests/conformance $(WITH_$(PROVIDER)) -n 0 --reruns 2
 
 lint: .venv/.locked ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check --no-cache .

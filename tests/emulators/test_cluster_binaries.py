@@ -75,6 +75,13 @@ def test_a_binary_is_built_once_with_what_its_module_pins(proxy: Path) -> None:
     assert "first" in said[0]
 
 
+def test_a_binary_may_be_of_a_module_that_it_requires(proxy: Path) -> None:
+    packages = {"first": "cmd/first", "other": "example.com/far", "third": "example.com/far/cmd/third", "itself": ""}
+    binaries.ensure(lambda line: None, [Module(path=ONE.path, version=ONE.version, packages=packages)])
+    wanted = ["example.com/m/cmd/first", "example.com/far", "example.com/far/cmd/third", "example.com/m"]
+    assert builds(proxy) == wanted
+
+
 def test_another_version_is_built_again(proxy: Path) -> None:
     binaries.ensure(lambda line: None, [ONE])
     newer = Module(path=ONE.path, version="v1.0.1", packages=ONE.packages, beside=ONE.beside)

@@ -16,17 +16,15 @@ from lightkube.config.kubeconfig import KubeConfig
 from ekiben import packing
 from ekiben.emulators.kubernetes.chosen import Chosen
 from ekiben.kubernetes.client import Cluster
-from ekiben.kubernetes.facts import S3
-from ekiben.kubernetes.keys import job_name
+from ekiben.kubernetes.facts import RUN, S3
 from ekiben.kubernetes.training import Training
 
 from . import store
 from .conftest import platform, training_part
 
-__all__ = ["OF_JOB", "Stack", "standing"]
+__all__ = ["Stack", "standing"]
 
 JOB = Path(__file__).parents[1] / "rigs" / "project" / "training_jobs" / "tiny"
-OF_JOB = "batch.kubernetes.io/job-name"
 
 
 class Stack:
@@ -59,7 +57,7 @@ class Stack:
         return Training(part, platform(part))
 
     def pods(self, run: str) -> list[dict[str, Any]]:
-        return list(self.api.list("Pod", "look", labels={OF_JOB: job_name("tiny", run, self.bucket)}))
+        return list(self.api.list("Pod", "look", labels={RUN: run}))
 
     def destroy(self) -> None:
         self.api.delete_at(f"api/v1/namespaces/{self.namespace}", "clean up")

@@ -19,6 +19,8 @@ import pytest
 
 import ekiben as ek
 from ekiben import packing
+from ekiben.emulators.kubernetes import chosen
+from ekiben.emulators.kubernetes.chosen import Chosen
 from ekiben.kubernetes.training import Training
 from tests.waiting import until
 
@@ -82,9 +84,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def training(stack: Stack, folder: Path) -> Training:
+@pytest.fixture(scope="module", params=["Job", "TrainJob"])
+def training(request: pytest.FixtureRequest, emulated_kubernetes: Chosen, stack: Stack, folder: Path) -> Training:
     """One whose requirements are wheels in the bucket, since no pod reaches an index."""
+    if request.param == "TrainJob":
+        if "kubernetes" not in os.environ.get("EKIBEN_RIGS", ""):
+            pytest.skip("with the rig `kubernetes` alone: make conformance PROVIDER=kubernetes")
+        if emulated_kubernetes.origin != "own":
+            pytest.skip("no Trainer that is known: the cluster is not Ekiben's own")
+        chosen.with_trainer(emulated_kubernetes)
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the pods have Python 3.11, and the packages that are installed here are for another one")
     lock = []
@@ -100,7 +108,8 @@ def training(stack: Stack, folder: Path) -> Training:
         nodes=2, retries=1, timeout_s=600, resources={"vcpu": 0.5, "memory_mib": 768, "gpus": 0, "gpu": ""},
     )  # fmt: skip
     rows, wheels = ({name: f"{stack.bucket}/{name}/"} for name in ("rows", "wheels"))
-    part = replace(part, facts={**part.facts, "input_uris": rows, "wheels_uri": wheels["wheels"]})
+    more = {"input_uris": rows, "wheels_uri": wheels["wheels"], "kind": request.param}
+    part = replace(part, facts={**part.facts, **more})
     return Training(part, platform(part))
 
 

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A Go module, and the binaries to build from it by their packages below it."""
+    """A Go module, and the binaries to build from it, by their packages: below it, or whole ones of modules that it requires."""
 
     path: str
     version: str
@@ -130,7 +130,8 @@ def _build(module: Module, folder: Path, say: Say) -> None:
             continue
         say(f"Building {name} {module.version}")
         fresh = folder / f".{name}.{os.getpid()}"
-        whole = f"{module.path}/{package}".rstrip("/")
+        # As Go itself tells them apart: a module's path begins with a domain.
+        whole = package if "." in package.partition("/")[0] else f"{module.path}/{package}".rstrip("/")
         command = [
             go,
             "build",

@@ -23,21 +23,18 @@ from ekiben.emulators.kubernetes.layout import REGISTRY, Layout
 from ekiben.emulators.kubernetes.pki import Authority
 from ekiben.errors import ProviderError
 
-__all__ = ["MODULES", "ensure", "objects"]
+__all__ = ["MODULE", "ensure", "objects"]
 
-TRAINER = binaries.Module(
-    path="github.com/kubeflow/trainer/v2", version="v2.3.0", cpu_s=150,
-    packages={"trainer-controller-manager": "cmd/trainer-controller-manager"},
+JOBSET = "sigs.k8s.io/jobset"
+# JobSet in the version that it pins, with which it shares most of what they are made of.
+MODULE = binaries.Module(
+    path="github.com/kubeflow/trainer/v2", version="v2.3.0", cpu_s=160,
+    packages={"trainer-controller-manager": "cmd/trainer-controller-manager", "jobset-controller-manager": JOBSET},
 )  # fmt: skip
-# As that one pins it.
-JOBSET = binaries.Module(
-    path="sigs.k8s.io/jobset", version="v0.12.0", packages={"jobset-controller-manager": ""}, cpu_s=150
-)
-MODULES = (TRAINER, JOBSET)
 # Folders of manifests, by module: what `manifests/overlays/manager` puts together, which takes JobSet's from the network.
 MANIFESTS = {
-    JOBSET.path: ("config/default",),
-    TRAINER.path: tuple(f"manifests/base/{name}" for name in ("crds", "manager", "rbac", "webhook")),
+    JOBSET: ("config/default",),
+    MODULE.path: tuple(f"manifests/base/{name}" for name in ("crds", "manager", "rbac", "webhook")),
 }
 NAMESPACE = "kubeflow-system"
 # Deployment -> its binary, and the Service by which the API server calls its webhooks.
@@ -70,10 +67,10 @@ def ensure(at: Layout, say: Say = lambda line: None) -> None:
 
 
 def _ensure(api: Api, at: Layout, say: Say) -> None:
-    folder = binaries.ensure(say, MODULES)
+    folder = binaries.ensure(say, [MODULE])
     binary = {name: folder / of for name, (of, _) in DEPLOYMENTS.items()}
     references = {
-        name: images.push(REGISTRY, images.of_binary(f"trainer/{path.name}:{TRAINER.version}", path))
+        name: images.push(REGISTRY, images.of_binary(f"trainer/{path.name}:{MODULE.version}", path))
         for name, path in binary.items()
     }
     authority = Authority(at.pki)
@@ -81,7 +78,7 @@ def _ensure(api: Api, at: Layout, say: Say) -> None:
     names = tuple(f"{service}.{NAMESPACE}.svc" for _, service in DEPLOYMENTS.values())
     authority.issue(CERTIFICATE, "ekiben:webhooks", names=names)
     files = {end: (at.pki / f"{CERTIFICATE}.{end}").read_bytes() for end in ("crt", "key")}
-    kept = installing.manifests(f"trainer-{TRAINER.version}", _manifests)
+    kept = installing.manifests(f"trainer-{MODULE.version}", _manifests)
     patience = Patience("Kubeflow's Trainer", f"See `kubectl get pods --namespace {NAMESPACE}`", PATIENCE_S)
     wanted = objects(kept, references, authority.certificate.read_bytes(), files["crt"], files["key"])
     installing.apply(api, wanted, at.state / MARK, patience, say)
@@ -144,7 +141,7 @@ def _manifests() -> list[Object]:
     """Theirs, put together by the kustomize that kubectl has."""
     import yaml
 
-    folders = binaries.sources(TRAINER, *MANIFESTS)
+    folders = binaries.sources(MODULE, *MANIFESTS)
     with tempfile.TemporaryDirectory() as work:
         # It takes folders by relative paths alone.
         resources = [
