@@ -247,16 +247,18 @@ def test_a_training_is_on_trainjobs_where_the_stack_says_so_and_the_cluster_has_
 
     def program() -> list[Any]:
         lake = Storage("lake")
-        income = TrainingComponent("income", ek.TrainingSpec(source="job"), storage=lake)
-        plain = TrainingComponent("plain", ek.TrainingSpec(source="job"), storage=lake)
+        income = TrainingComponent("income", ek.TrainingSpec(source="job", spot=True), storage=lake)
+        plain = TrainingComponent("plain", ek.TrainingSpec(source="job", spot=True), storage=lake)
         return [income, plain, Function("again", ek.FunctionSpec(source="function"), uses=[income, plain])]
 
     def on(service: str) -> Recorded:
         return run(program, tmp_path, {"ekiben:services": json.dumps({"income": service})})
 
     recorded = on("trainjobs")
-    kinds = {name: facts_of(recorded.parts[name], TrainingFacts).kind for name in ("income", "plain")}
-    assert kinds == {"income": "TrainJob", "plain": "Job"}
+    facts = {name: facts_of(recorded.parts[name], TrainingFacts) for name in ("income", "plain")}
+    assert {name: one.kind for name, one in facts.items()} == {"income": "TrainJob", "plain": "Job"}
+    # A priority below that of others is nothing that a JobSet's pods can have: it becomes a label of theirs.
+    assert ["priorityClassName" in facts[name].pod for name in ("income", "plain")] == [False, True]
     asked = allowed(rules(recorded, "again-uses-income"))
     assert set(asked) == called("training.py", "runlogs.py", run="TrainJob")
     with pytest.raises(ek.SpecError, match="there is no service 'rayjobs' on kubernetes; there are: jobs, trainjobs"):

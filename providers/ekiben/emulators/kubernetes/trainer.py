@@ -160,7 +160,9 @@ def _manifests() -> list[Object]:
         except (OSError, subprocess.SubprocessError) as error:
             said = (str(getattr(error, "stderr", "") or "").strip() or str(error)).rstrip(".")
             raise ProviderError("kubernetes", "put the Trainer's manifests together", said, "Repeat it") from error
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
+    # The definitions are a megabyte and more, which PyYAML by itself takes a minute for.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [one for one in yaml.load_all(done.stdout, loader) if one]  # noqa: S506 - safe both
 
 
 def _takes(api: Api) -> bool:

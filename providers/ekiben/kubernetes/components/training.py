@@ -128,7 +128,9 @@ class Training(Kubernetes, components.Training):
             idle_vcpu=resources.vcpu * current().settings.cpu_share, gpus=resources.gpus,
             writable_mib=DISK_MIB, serviceAccountName=self.name, **placed,
         )  # fmt: skip
-        return pulumi.Output.all(made, self._priority() if spec.spot else "").apply(
+        # JobSet makes a label of the priority of its pods, and a label cannot begin with a dash.
+        yields = spec.spot and self.kind_of_run == "Job"
+        return pulumi.Output.all(made, self._priority() if yields else "").apply(
             lambda told: {**told[0], **({"priorityClassName": told[1]} if told[1] else {})}
         )
 
