@@ -23,14 +23,15 @@ from ekiben.kubernetes.runlogs import lines
 from ekiben.kubernetes.storage import open_storage
 from ekiben.records import Event, Interruption, Job, Part, Platform, Run, RunState, now
 from ekiben.runs import job_digest, progress, told_object, told_objects
-from ekiben.waiting import looks
+from ekiben.waiting import looks, patiently
 
 __all__ = ["Training"]
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 3.0
 # SIGTERM, two minutes of grace, and what is stored of what there is.
 CANCEL_TIMEOUT_S = 600.0
-SEEN_TIMEOUT_S = 30.0
+# Of making a TrainJob: some 15 s, after which the Trainer has seen what was made before it.
+SEEN_ATTEMPTS = 8
 # What the other nodes of a run have logged last is stored some seconds after its end.
 SETTLE_TIMEOUT_S = 60.0
 READERS = 8
@@ -144,18 +145,15 @@ class Training(runtime.Training):
 
     def _make(self, asked: Mapping[str, Any], operation: str) -> None:
         """Make the run's Job or TrainJob, unless it is there. What was made for it before, the Trainer sees a moment later."""
-        unseen: Unavailable | None = None
-        for _ in looks(SEEN_TIMEOUT_S, FIRST_PAUSE_S, LAST_PAUSE_S):
-            try:
-                with suppress(AlreadyExists):
-                    self._cluster.create(self._kind, asked, operation)
-                return
-            except Unavailable as error:
-                if UNSEEN not in error.why:
-                    raise
-                unseen = error
-        assert unseen is not None
-        raise unseen
+
+        def make() -> None:
+            with suppress(AlreadyExists):
+                self._cluster.create(self._kind, asked, operation)
+
+        def unseen(error: Exception) -> bool:
+            return isinstance(error, Unavailable) and UNSEEN in error.why
+
+        patiently(make, unseen, SEEN_ATTEMPTS, FIRST_PAUSE_S)
 
     def _there(self, job: Job, operation: str) -> Run:
         """The run of this job's id. Raises NotFound, and AlreadyExists where it is another one's."""
