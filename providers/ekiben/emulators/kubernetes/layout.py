@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from ekiben.emulators.kubernetes.policies import cni
 
 __all__ = [
     "CGROUP",
@@ -83,6 +87,11 @@ class Layout:
         return self.state / "etc"
 
     @property
+    def cni(self) -> Path:
+        """The folder of the CNI plugin that is ours."""
+        return self.etc / "cni-plugins"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 
@@ -116,9 +125,13 @@ def write_configs(at: Layout) -> None:
     (at.etc / "kubelet.json").write_text(json.dumps(_kubelet(at), indent=1), "utf-8")
     (at.etc / "registry.json").write_text(json.dumps(_registry(at), indent=1), "utf-8")
     (at.etc / "resolv.conf").write_text(f"nameserver {NODE}\n", "ascii")
-    cni = at.etc / "cni"
-    cni.mkdir(exist_ok=True)
-    (cni / "10-ekiben.conflist").write_text(json.dumps(_cni(), indent=1), "ascii")
+    networks = at.etc / "cni"
+    networks.mkdir(exist_ok=True)
+    (networks / "10-ekiben.conflist").write_text(json.dumps(_networks(), indent=1), "ascii")
+    plugin = at.cni / cni.TYPE
+    plugin.parent.mkdir(exist_ok=True)
+    plugin.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(cni.__file__)}\n", "utf-8")
+    plugin.chmod(0o700)
     # Whatever registry an image's name says, it is asked for here first.
     mirror = at.etc / "registries" / "_default"
     mirror.mkdir(parents=True, exist_ok=True)
@@ -127,7 +140,7 @@ def write_configs(at: Layout) -> None:
     )
 
 
-def _cni() -> dict[str, object]:
+def _networks() -> dict[str, object]:
     """A point-to-point device for each pod: everything is routed, so that kube-proxy's rules see it, also between neighbours."""
     ranges = [[{"subnet": PODS}]]
     address = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/cni"}
@@ -137,6 +150,7 @@ def _cni() -> dict[str, object]:
         "plugins": [
             {"type": "ptp", "ipMasq": False, "ipam": address},
             {"type": "portmap", "capabilities": {"portMappings": True}},
+            {"type": cni.TYPE},
         ],
     }
 
@@ -163,7 +177,7 @@ disabled_plugins = [{snapshotters}, "io.containerd.nri.v1.nri", "io.containerd.i
   restrict_oom_score_adj = true
   disable_apparmor = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ["{CNI_PLUGINS}"]
+  bin_dirs = ["{CNI_PLUGINS}", "{at.cni}"]
   conf_dir = "{at.etc}/cni"
 [plugins.'io.containerd.cri.v1.runtime'.containerd]
   default_runtime_name = "runc"

@@ -115,6 +115,9 @@ def control(at: Layout) -> list[Part]:
 def node(at: Layout) -> list[Part]:
     """What makes this machine a node."""
     return [
+        Part("policies", (
+            sys.executable, "-P", "-m", "ekiben.emulators.kubernetes.policies", f"--kubeconfig={at.kubeconfig}",
+        )),
         Part("kubelet", (
             str(at.bin / "kubelet"), f"--config={at.etc}/kubelet.json", f"--kubeconfig={at.config_of('node')}",
             f"--hostname-override={NODE_NAME}", f"--node-ip={NODE}", "--v=1",

@@ -13,7 +13,7 @@ import pulumi_kubernetes as k8s
 from ekiben import components, cron, packing
 from ekiben.errors import SpecError
 from ekiben.kubernetes import SUPPORT, bootstrap, due
-from ekiben.kubernetes.components.namespace import anywhere, network_policy, port
+from ekiben.kubernetes.components.namespace import anywhere, network_policy, port, to_api
 from ekiben.kubernetes.components.program import Kubernetes, Rule, current, rule
 from ekiben.kubernetes.components.registry import bus
 from ekiben.kubernetes.components.storage import Storage
@@ -58,7 +58,7 @@ class Function(Kubernetes, components.Function):
         account = self.runs()
         for used in self.uses:
             used.grant(self)
-        network_policy(self, ingress=[{"ports": [port(PORT)]}], egress=[anywhere(), {"to": [{"podSelector": {}}]}])
+        network_policy(self, ingress=[{"ports": [port(PORT)]}], egress=[anywhere(), to_api()])
         self.token, keys = self.token_secret()
         self.code_uri, self.code_sha256 = self.upload(bundle, home, "-code"), bundle.sha256
         self.facts = facts(

@@ -16,7 +16,7 @@ from ekiben.kubernetes.components.resources import Owner
 from ekiben.kubernetes.components.settings import Settings
 from ekiben.kubernetes.facts import COMPONENT, OWNER, namespace_name
 
-__all__ = ["Namespace", "anywhere", "namespace_of", "network_policy", "port", "to_store"]
+__all__ = ["Namespace", "anywhere", "namespace_of", "network_policy", "port", "to_api", "to_store"]
 
 SECURITY = {
     f"pod-security.kubernetes.io/{mode}{part}": value
@@ -25,8 +25,10 @@ SECURITY = {
 }
 # The addresses at which a cloud hands a node's credentials to whoever asks.
 METADATA = {"0.0.0.0/0": ["169.254.169.254/32"], "::/0": ["fd00:ec2::254/128"]}
-# CoreDNS behind its Service, and where OpenShift's listens.
+# CoreDNS behind its Service, and where OpenShift's listens. Where it is, nobody knows: in a pod, or on the node.
 DNS_PORTS = (53, 5353)
+# Of API servers, behind their Service: in a cloud, of kubeadm, of minikube. No cloud hands out credentials there.
+API_PORTS = (443, 6443, 8443)
 # What a load balancer or a node's port would open to others; nothing of ours needs one.
 CLOSED = {"services.loadbalancers": "0", "services.nodeports": "0"}
 # Under a quota of what is requested, containers that others put into pods need to say something.
@@ -117,10 +119,17 @@ def network_policy(
     )
 
 
-def anywhere(*ports: Mapping[str, Any]) -> dict[str, Any]:
-    """Out to everybody but the place where nodes are given their cloud's credentials."""
-    blocks = [{"ipBlock": {"cidr": cidr, "except": but}} for cidr, but in METADATA.items()]
-    return {"to": blocks, **({"ports": [dict(one) for one in ports]} if ports else {})}
+def anywhere() -> dict[str, Any]:
+    """Out to everybody but the place where nodes are given their cloud's credentials.
+
+    Pods are named beside addresses: to Cilium what is a pod or a node is no address (https://github.com/cilium/cilium/issues/16308).
+    """
+    return {"to": [*_addresses(), {"namespaceSelector": {}}]}
+
+
+def to_api() -> dict[str, Any]:
+    """Out to the API server, wherever it is: where a node is no address, nothing else names one."""
+    return {"ports": [port(number) for number in API_PORTS]}
 
 
 def to_store(settings: Settings) -> dict[str, Any]:
@@ -130,7 +139,15 @@ def to_store(settings: Settings) -> dict[str, Any]:
 
         return {"to": [{"podSelector": {"matchLabels": SELECTOR}}], "ports": [port(PORT)]}
     parts = urlsplit(settings.s3_endpoint)
-    return anywhere(port(parts.port or (443 if parts.scheme == "https" else 80)))
+    _, namespace, kind, *_ = [*(parts.hostname or "").split("."), "", ""]
+    if kind == "svc":
+        # Policies see the pods behind a Service, and their ports, which need not be the Service's.
+        return {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]}
+    return {"to": _addresses(), "ports": [port(parts.port or (443 if parts.scheme == "https" else 80))]}
+
+
+def _addresses() -> list[dict[str, Any]]:
+    return [{"ipBlock": {"cidr": cidr, "except": but}} for cidr, but in METADATA.items()]
 
 
 def port(number: int, protocol: str = "TCP") -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _run(component: Component[Any], told: Settings) -> Store:
         spec={
             "podSelector": {"matchLabels": SELECTOR},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": _callers(told), "ports": [port(PORT)]}],
+            "ingress": [{**_callers(told), "ports": [port(PORT)]}],
         },
         opts=opts,
     )
@@ -141,9 +141,6 @@ def _pod(told: Settings) -> dict[str, Any]:
     return made
 
 
-def _callers(told: Settings) -> list[dict[str, Any]]:
-    """The stack's own pods, and everybody where it has an address outside: all have to show a key."""
-    return [
-        {"podSelector": {}},
-        *([{"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0")] if told.s3_outside_url else []),
-    ]
+def _callers(told: Settings) -> dict[str, Any]:
+    """The stack's own pods, and everybody where it has an address outside, be it behind a pod: all have to show a key."""
+    return {} if told.s3_outside_url else {"from": [{"podSelector": {}}]}

@@ -62,9 +62,7 @@ class Training(Kubernetes, components.Training):
         self.runs()
         # Its nodes talk to each other; its packages may come from anywhere.
         mates = [{"podSelector": {"matchLabels": {COMPONENT: name}}}]
-        policy = network_policy(
-            self, ingress=[{"from": mates}], egress=[anywhere(), {"to": mates}, {"to": [{"podSelector": {}}]}]
-        )
+        policy = network_policy(self, ingress=[{"from": mates}], egress=[anywhere()])
         self.leaves("runs", policy, storage.bucket)
         self.ref = pulumi.Output.concat(self.namespace, "/", name)
         self.facts = facts(
