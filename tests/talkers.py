@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ekiben.emulators.kubernetes.api import Api
 from tests.waiting import until
 
-__all__ = ["Talker", "begin", "ready"]
+__all__ = ["Talker", "begin", "ready", "until_reached"]
 
 CONTROL = 20000
-# A first packet that is dropped is sent again after a second: who is let through answers long before, who is not never does.
-PATIENCE_S, HOST_PATIENCE_S = 3, 60
+# Who is let through is answered at once, who is not never is. `until_reached` looks again where a busy machine was slower.
+PATIENCE_S, HOST_PATIENCE_S = 1, 60
+AT_ONCE = 12
 PROGRAM = f"""\
 import http.server, json, socket, socketserver, sys, threading, urllib.parse
 
@@ -62,6 +64,10 @@ http.server.ThreadingHTTPServer(("", {CONTROL}), Told).serve_forever()
 """
 
 
+# An address and a port.
+Target = tuple[str, int]
+
+
 @dataclass(frozen=True)
 class Talker:
     """A pod that listens. Whoever is on the node reaches it, whatever policies say."""
@@ -76,9 +82,12 @@ class Talker:
         with urllib.request.urlopen(url, timeout=HOST_PATIENCE_S) as response:
             return str(json.loads(response.read()))
 
-    def reaches(self, host: str, port: int) -> bool:
-        """Is it let through? Who is refused has got there."""
-        return self("reach", host, port) != "nothing"
+    def reached(self, targets: Iterable[Target]) -> set[Target]:
+        """Those that it is let through to. Who is refused has got there."""
+        targets = list(targets)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            answers = pool.map(lambda target: self("reach", *target), targets)
+        return {target for target, answer in zip(targets, answers, strict=True) if answer != "nothing"}
 
 
 def begin(
@@ -118,3 +127,10 @@ def ready(api: Api, namespace: str, name: str) -> Talker:
         return str(status["podIP"]) if up else ""
 
     return Talker(namespace, name, until(listens, f"{name} listens"))
+
+
+def until_reached(caller: Talker, targets: Iterable[Target], wanted: Iterable[Target]) -> None:
+    """Wait until the caller reaches those that are wanted, and no other. Rules take effect a moment after they are made."""
+    targets, wanted = list(targets), set(wanted)
+    assert wanted <= set(targets)
+    until(lambda: caller.reached(targets) == wanted, f"{caller.name} reaches {sorted(wanted)} of {sorted(targets)}")

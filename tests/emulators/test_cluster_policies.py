@@ -12,7 +12,7 @@ import pytest
 from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.chosen import Chosen
 from ekiben.emulators.kubernetes.layout import API_PORT, NODE, PODS, REGISTRY_PORT
-from tests.talkers import Talker, begin, ready
+from tests.talkers import Talker, begin, ready, until_reached
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -84,97 +84,82 @@ def rules(api: Api, three: Three) -> Iterator[Rules]:
     made.clear()
 
 
-def shut_off(caller: Talker, host: str, port: int) -> bool:
-    """True as soon as nothing comes through; rules take effect a moment after they are made."""
-    return until(lambda: not caller.reaches(host, port), f"{caller.name} does not reach {host}:{port}")
-
-
-def let_in(caller: Talker, host: str, port: int) -> bool:
-    return until(lambda: caller.reaches(host, port), f"{caller.name} reaches {host}:{port}")
-
-
 def test_who_is_isolated_is_reached_by_nobody_but_the_node_until_the_policy_goes(three: Three, rules: Rules) -> None:
     server, client, stranger = three
-    assert client("hold", server.address, ONE) == "reached"
+    both = [(server.address, ONE), (server.address, OTHER)]
+    assert client("hold", *both[0]) == "reached"
     rules.say("shut", podSelector={"matchLabels": {"app": "server"}})
-    assert shut_off(client, server.address, ONE)
-    assert shut_off(stranger, server.address, OTHER)
-    assert server.reaches(client.address, ONE), "what it reaches is not said"
-    assert server.reaches(server.address, ONE), "nobody is kept from himself"
-    assert client("say", server.address, ONE) == "hello", "what has begun goes on"
+    until_reached(client, both, [])
+    until_reached(stranger, both, [])
+    out = [(client.address, ONE), (server.address, ONE)]
+    until_reached(server, out, out)  # what it reaches is not said, and nobody is kept from himself
+    assert client("say", *both[0]) == "hello", "what has begun goes on"
     rules.clear()
-    assert let_in(client, server.address, ONE)
-    assert let_in(stranger, server.address, OTHER)
+    until_reached(client, both, both)
+    until_reached(stranger, both, both)
 
 
 def test_selectors_of_pods_and_of_namespaces(three: Three, rules: Rules) -> None:
     server, client, stranger = three
+    there = [(server.address, ONE)]
     beside = {"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["client"]}]}}
     rules.say("who", podSelector={}, ingress=[{"from": [beside]}])
-    assert shut_off(stranger, server.address, ONE)
-    assert client.reaches(server.address, ONE)
+    until_reached(stranger, there, [])
+    until_reached(client, there, there)
     rules.say("who", podSelector={}, ingress=[{"from": [{"namespaceSelector": {"matchLabels": TEAM}, **beside}]}])
-    assert shut_off(client, server.address, ONE)
-    assert stranger.reaches(server.address, ONE)
+    until_reached(client, there, [])
+    until_reached(stranger, there, there)
 
 
 def test_ports_by_number_name_and_range(three: Three, rules: Rules) -> None:
     server, client, _ = three
+    every = [(server.address, port) for port in (ONE, OTHER, DEEP)]
     for port, which in (({"port": OTHER}, OTHER), ({"port": "one"}, ONE), ({"port": OTHER + 1, "endPort": DEEP}, DEEP)):
         rules.say("what", podSelector={}, ingress=[{"ports": [port]}])
-        assert all(shut_off(client, server.address, one) for one in {ONE, OTHER, DEEP} - {which})
-        assert let_in(client, server.address, which)
+        until_reached(client, every, [(server.address, which)])
 
 
 def test_addresses_but_for_some(three: Three, rules: Rules) -> None:
     server, client, stranger = three
     block = {"cidr": PODS, "except": [f"{server.address}/32"]}
-    rules.say(
-        "where",
-        podSelector={"matchLabels": {"app": "client"}},
-        egress=[{"to": [{"ipBlock": block}]}],
-        policyTypes=["Egress"],
-    )
-    assert shut_off(client, server.address, ONE)
-    assert client.reaches(stranger.address, ONE)
-    assert server.reaches(client.address, ONE)
-    assert not client.reaches(NODE, REGISTRY_PORT), "the node is an address like others"
+    out = [{"to": [{"ipBlock": block}]}]
+    rules.say("where", podSelector={"matchLabels": {"app": "client"}}, egress=out, policyTypes=["Egress"])
+    # The node is an address like others.
+    every = [(server.address, ONE), (stranger.address, ONE), (NODE, REGISTRY_PORT)]
+    until_reached(client, every, [(stranger.address, ONE)])
+    until_reached(server, [(client.address, ONE)], [(client.address, ONE)])
 
 
 def test_what_goes_out_is_bounded_and_names_are_answered_where_that_is_said(three: Three, rules: Rules) -> None:
     server, client, stranger = three
+    every = [(server.address, ONE), (stranger.address, ONE), (NODE, 53), (NODE, API_PORT)]
+    until_reached(client, every, every)
     rules.say("out", podSelector={}, policyTypes=["Egress"])
-    assert all(
-        shut_off(client, *to) for to in ((server.address, ONE), (stranger.address, ONE), (NODE, 53), (NODE, API_PORT))
-    )
-    assert stranger.reaches(client.address, ONE), "who comes in is not said"
+    until_reached(client, every, [])
+    until_reached(stranger, [(client.address, ONE)], [(client.address, ONE)])
     names = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
     rules.say("names", podSelector={}, policyTypes=["Egress"], egress=[{"ports": names}])
-    assert let_in(client, NODE, 53)
+    until_reached(client, every, [(NODE, 53)])
     assert client("name", "kubernetes.default").count(".") == 3
-    assert not client.reaches(NODE, API_PORT)
     named = [{"to": [{"namespaceSelector": {"matchLabels": TEAM}}], "ports": [{"port": "one"}]}]
     rules.say("named", podSelector={}, policyTypes=["Egress"], egress=named)
-    assert let_in(client, stranger.address, ONE)
-    assert not client.reaches(server.address, ONE)
+    until_reached(client, every, [(NODE, 53), (stranger.address, ONE)])
 
 
-def test_a_pod_is_guarded_before_it_begins(api: Api, cluster: Chosen, three: Three, rules: Rules) -> None:
-    """Also one that comes when the policy is there already, and one that is given other labels."""
-    server, _, _ = three
-    rules.say(
-        "shut",
-        podSelector={"matchLabels": {"app": "server"}},
-        ingress=[{"from": [{"podSelector": {"matchLabels": {"may": "yes"}}}]}],
-    )
-    assert shut_off(three[1], server.address, ONE)
-    for name, labels in (("late", {"app": "late"}), ("friend", {"may": "yes"})):
+def test_a_pod_that_comes_later_is_guarded_and_other_labels_are_other_rules(
+    api: Api, cluster: Chosen, three: Three, rules: Rules
+) -> None:
+    server, client, _ = three
+    there = [(server.address, ONE)]
+    friends = {"podSelector": {"matchLabels": {"may": "yes"}}}
+    rules.say("shut", podSelector={"matchLabels": {"app": "server"}}, ingress=[{"from": [friends]}])
+    until_reached(client, there, [])
+    names = {f"{name}-{uuid.uuid4().hex[:6]}": {"may": name} for name in ("no", "yes")}
+    for name, labels in names.items():
         begin(api, cluster.config["ekiben:pythonImage"], server.namespace, name, [], labels)
-    late, friend = (ready(api, server.namespace, name) for name in ("late", "friend"))
-    assert not late.reaches(server.address, ONE)
-    assert friend.reaches(server.address, ONE)
-    path = f"/api/v1/namespaces/{server.namespace}/pods/late"
-    api.apply(path, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "late", "labels": {"may": "yes"}}})
-    assert let_in(late, server.address, ONE)
-    for name in ("late", "friend"):
-        api.delete(f"/api/v1/namespaces/{server.namespace}/pods/{name}")
+    late, friend = (ready(api, server.namespace, name) for name in names)
+    until_reached(friend, there, there)
+    until_reached(late, there, [])
+    path = f"/api/v1/namespaces/{server.namespace}/pods/{late.name}"
+    api.apply(path, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": late.name, "labels": {"may": "yes"}}})
+    until_reached(late, there, there)

@@ -166,8 +166,41 @@ def test_nobody_is_let_in_or_out_unless_it_is_said(whole: Recorded) -> None:
     assert out["to"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "ekiben-store"}}}]
     assert found["ekiben-store"]["ingress"][0]["from"] == [{"podSelector": {}}]
     for name in ("income", "again"):
-        blocks = [to["ipBlock"] for rule in found[name]["egress"] for to in rule["to"] if "ipBlock" in to]
-        assert "169.254.169.254/32" in [but for block in blocks for but in block["except"]]
+        out = found[name]["egress"][0]["to"]
+        assert "169.254.169.254/32" in [but for to in out if "ipBlock" in to for but in to["ipBlock"]["except"]]
+        assert {"namespaceSelector": {}} in out, "where a pod is no address"
+    # Who has a token reaches the API server, also where it is on a node, and a node is no address.
+    assert [{one["port"] for one in rule["ports"]} for rule in found["again"]["egress"] if "to" not in rule] == [
+        {443, 6443, 8443}
+    ]
+    assert len(found["income"]["egress"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "namespace", "ports"),
+    [
+        ("https://minio.storage.svc", "storage", []),
+        ("http://minio.storage.svc.cluster.local:9000", "storage", []),
+        ("https://minio.example", "", [443]),
+        ("http://192.0.2.7:9000", "", [9000]),
+    ],
+)
+def test_a_model_reaches_a_store_that_is_there(project: Path, url: str, namespace: str, ports: list[int]) -> None:
+    """Behind a Service it is pods of a namespace, at whatever port they have; else addresses, at the port of the URL."""
+    config = {"ekiben:s3Endpoint": url, "ekiben:s3Secret": "minio"}
+    recorded = run(lambda: [lake := Storage("lake"), endpoint(Registry("models", storage=lake))], project, config)
+    (out,) = recorded.one("NetworkPolicy", "api").inputs["spec"]["egress"]
+    assert [one["port"] for one in out.get("ports", [])] == ports
+    if namespace:
+        assert out["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]
+    else:
+        assert {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]} in [one["ipBlock"] for one in out["to"]]
+
+
+def test_a_store_with_an_address_outside_is_open_to_whoever_leads_there(project: Path) -> None:
+    recorded = run(lambda: [Storage("lake")], project, {"ekiben:s3OutsideUrl": "https://s3.example"})
+    (rule,) = recorded.one("NetworkPolicy", f"{NAMESPACE}-ekiben-store").inputs["spec"]["ingress"]
+    assert rule == {"ports": [{"port": 7070, "protocol": "TCP"}]}
 
 
 def test_no_secret_is_anywhere_but_in_the_cluster(whole: Recorded) -> None:

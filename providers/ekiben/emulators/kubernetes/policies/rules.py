@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv4Network, collapse_addresses, ip_network
+from ipaddress import IPv4Network, collapse_addresses
 from typing import Any
 
 from ekiben.emulators.kubernetes.layout import HOST, PODS
@@ -23,10 +23,11 @@ PREFIX = "EKIBEN-"
 FORWARD, INPUT = f"{PREFIX}FORWARD", f"{PREFIX}INPUT"
 FROM, TO = f"{PREFIX}FROM", f"{PREFIX}TO"
 BEGUN = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-ANYWHERE = ip_network("0.0.0.0/0")
+ANYWHERE = IPv4Network("0.0.0.0/0")
 OVER = ("Succeeded", "Failed")
 Chains = dict[str, list[str]]
 Object = Mapping[str, Any]
+EVERY_PORT: Sequence[Object] = ({},)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class _Cluster:
     def lets(self, side: Side, rule: Object, pod: Pod) -> Iterator[str]:
         """What a rule of a policy in the namespace of `pod` lets through, when it is for that pod."""
         networks = self._peers(rule.get(side.peers) or (), pod.namespace)
-        for port in rule.get("ports") or ({},):
+        for port in rule.get("ports") or EVERY_PORT:
             for network, wanted in self._doors(side, networks, port, pod):
                 where = "" if network == ANYWHERE else f"{side.other} {network} "
                 yield f"{where}{wanted}-j RETURN"
@@ -164,10 +165,10 @@ class _Cluster:
                 numbers = [(network, number) for number in _named(pod, wanted, protocol) for network in networks]
             else:
                 numbers = [
-                    (found, number)
+                    (IPv4Network(address), number)
                     for address, one in self.pods.items()
                     for number in _named(one, wanted, protocol)
-                    if any((found := ip_network(address)).subnet_of(network) for network in networks)
+                    if any(IPv4Network(address).subnet_of(network) for network in networks)
                 ]
             yield from ((network, f"{option}--dport {number} ") for network, number in numbers)
             return
@@ -186,7 +187,7 @@ class _Cluster:
         if block := peer.get("ipBlock"):
             return _without(block["cidr"], tuple(block.get("except") or ()))
         return [
-            ip_network(address)
+            IPv4Network(address)
             for address, one in self.pods.items()
             if selected(peer.get("podSelector") or {}, one.labels)
             and (
