@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -72,12 +73,11 @@ class Stack:
     """Its pods, by what they are, and a stranger's in another namespace, who is under no policy."""
 
     def __init__(self, api: Api, image: str, recorded: Recorded, home: str, away: str) -> None:
+        policies = f"/apis/networking.k8s.io/v1/namespaces/{home}/networkpolicies"
         for policy in recorded.all("NetworkPolicy"):
-            about = {"name": policy.inputs["metadata"]["name"]}
-            api.create(
-                f"/apis/networking.k8s.io/v1/namespaces/{home}/networkpolicies",
-                {"metadata": about, "spec": policy.inputs["spec"]},
-            )
+            # Whatever passes the engine's protocol is a float.
+            spec = json.loads(json.dumps(policy.inputs["spec"]), parse_float=lambda text: int(float(text)))
+            api.create(policies, {"metadata": {"name": policy.inputs["metadata"]["name"]}, "spec": spec})
         for name, (ports, whose) in _shapes(recorded).items():
             begin(api, image, away if name == "stranger" else home, name, ports, whose)
         self.pods = {name: ready(api, away if name == "stranger" else home, name) for name in _shapes(recorded)}

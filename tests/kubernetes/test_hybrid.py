@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 from ekiben.emulators import aws, stacks
 from ekiben.emulators.kubernetes.chosen import Chosen
 from tests.cli.test_hybrid import COLUMNS, ROWS, SERVICE, bits
-from tests.rigs.stack import STACK, THEIRS, Stack
+from tests.rigs.stack import STACK, THEIRS, Stack, environment
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -128,7 +127,7 @@ def pinned(*names: str) -> str:
 
 def here(stack: Stack, program: str) -> str:
     """What a program says that uses the run face in the project."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith((*THEIRS, "AWS_", "KUBECONFIG"))}
+    env = environment((*THEIRS, "AWS_", "KUBECONFIG"))
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=stack.folder, env={**env, "EKIBEN_STACK": STACK}, text=True,
         capture_output=True, stdin=subprocess.DEVNULL, timeout=300, check=False,

@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import ekiben as ek
 
-__all__ = ["STACK", "Stack"]
+__all__ = ["STACK", "THEIRS", "Stack", "environment"]
 
 PROJECT = Path(__file__).parent / "project"
 STACK = "rig"
 THEIRS = ("EKIBEN_", "PULUMI_")
+# Which of this machine's clusters is meant: `ekiben.emulators.kubernetes.layout`.
+OURS = ("EKIBEN_CLUSTER",)
 T = TypeVar("T")
 
 
@@ -50,7 +52,12 @@ class Stack:
         done = subprocess.run(
             [sys.executable, "-m", "ekiben.cli", *words, *(() if words[0] == "emulate" else ("--stack", STACK))],
             cwd=self.folder, text=True, capture_output=True, timeout=600,
-            env={name: value for name, value in os.environ.items() if not name.startswith(self._theirs)},
+            env=environment(self._theirs),
         )  # fmt: skip
         assert not check or done.returncode == 0, f"ekiben {' '.join(words)}:\n{done.stdout}\n{done.stderr}"
         return done
+
+
+def environment(theirs: tuple[str, ...]) -> dict[str, str]:
+    """This process's, without the variables that begin so."""
+    return {name: value for name, value in os.environ.items() if name in OURS or not name.startswith(theirs)}
