@@ -176,33 +176,6 @@ def test_nobody_is_let_in_or_out_unless_it_is_said(whole: Recorded) -> None:
     assert len(found["income"]["egress"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("url", "namespace", "ports"),
-    [
-        ("https://minio.storage.svc", "storage", []),
-        ("http://minio.storage.svc.cluster.local:9000", "storage", []),
-        ("https://minio.example", "", [443]),
-        ("http://192.0.2.7:9000", "", [9000]),
-    ],
-)
-def test_a_model_reaches_a_store_that_is_there(project: Path, url: str, namespace: str, ports: list[int]) -> None:
-    """Behind a Service it is pods of a namespace, at whatever port they have; else addresses, at the port of the URL."""
-    config = {"ekiben:s3Endpoint": url, "ekiben:s3Secret": "minio"}
-    recorded = run(lambda: [lake := Storage("lake"), endpoint(Registry("models", storage=lake))], project, config)
-    (out,) = recorded.one("NetworkPolicy", "api").inputs["spec"]["egress"]
-    assert [one["port"] for one in out.get("ports", [])] == ports
-    if namespace:
-        assert out["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]
-    else:
-        assert {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]} in [one["ipBlock"] for one in out["to"]]
-
-
-def test_a_store_with_an_address_outside_is_open_to_whoever_leads_there(project: Path) -> None:
-    recorded = run(lambda: [Storage("lake")], project, {"ekiben:s3OutsideUrl": "https://s3.example"})
-    (rule,) = recorded.one("NetworkPolicy", f"{NAMESPACE}-ekiben-store").inputs["spec"]["ingress"]
-    assert rule == {"ports": [{"port": 7070, "protocol": "TCP"}]}
-
-
 def test_no_secret_is_anywhere_but_in_the_cluster(whole: Recorded) -> None:
     assert not whole.all("Secret")
     keys = {one.inputs["secret"]: one.inputs["fields"] for one in whole.all("Keys")}
