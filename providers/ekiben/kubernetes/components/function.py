@@ -58,7 +58,7 @@ class Function(Kubernetes, components.Function):
         account = self.runs()
         for used in self.uses:
             used.grant(self)
-        network_policy(self, ingress=[{"ports": [port(PORT)]}], egress=[anywhere(), to_api()])
+        policy = network_policy(self, ingress=[{"ports": [port(PORT)]}], egress=[anywhere(), to_api()])
         self.token, keys = self.token_secret()
         self.code_uri, self.code_sha256 = self.upload(bundle, home, "-code"), bundle.sha256
         self.facts = facts(
@@ -93,7 +93,7 @@ class Function(Kubernetes, components.Function):
                 "selector": {"matchLabels": self._handles},
                 "template": {"metadata": {"labels": {**self.labels, **self._handles}}, "spec": self._pod(home)},
             },
-            opts=self.opts(depends_on=[account, keys, service, *self.permissions]),
+            opts=self.opts(depends_on=[account, keys, policy, service, *self.permissions]),
         )
         self._schedules(home, [deployed])
 
