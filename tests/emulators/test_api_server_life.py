@@ -21,7 +21,7 @@ from ekiben.emulators.kubernetes.plugin.life import Life, Partial
 from ekiben.emulators.kubernetes.plugin.paths import text
 from ekiben.emulators.kubernetes.plugin.settings import settings
 from ekiben.emulators.kubernetes.plugin.tokens import problems_of, token_of
-from ekiben.errors import AlreadyExists, NotFound, ProviderError
+from ekiben.errors import AccessDenied, AlreadyExists, NotFound, ProviderError
 from tests.control_plane import ControlPlane
 
 NAMESPACE, PATIENCE_S = "life", 120.0
@@ -300,6 +300,19 @@ def test_what_is_not_ready_is_kept_with_why_and_goes_on(plane: ControlPlane) -> 
         done = life(plane, thing).update(half.id, half.state, thing, [], PATIENCE_S)
         assert done["status"]["availableReplicas"] == 1
     life(plane, thing).delete(half.id, half.state, PATIENCE_S)
+
+
+def test_what_was_made_is_in_the_state_whatever_goes_wrong_while_it_is_waited_for(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ready(*_: Any, **__: Any) -> Object:
+        raise AccessDenied("kubernetes", "look at it", "this login has ended")
+
+    monkeypatch.setattr(life_module, "ready", ready)
+    thing = config_map("unwatched", a="1")
+    with pytest.raises(Partial, match="this login has ended") as caught:
+        life(plane, thing).create(thing, 0)
+    assert (caught.value.id, caught.value.state["data"]) == ("life/unwatched", {"a": "1"})
 
 
 def test_a_job_is_waited_for_until_it_is_done_and_replaced_when_it_failed(plane: ControlPlane) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pulumi.runtime.rpc import UNKNOWN
 
 from ekiben.emulators.kubernetes.plugin.readiness import Lost, rule_of
+from ekiben.emulators.kubernetes.plugin.waits import problems
 from ekiben.errors import SpecError
 
 from .test_kubernetes_rules import noted, of
@@ -136,5 +138,15 @@ def test_what_the_program_waits_for(said: str, why: str) -> None:
 
 @pytest.mark.parametrize("said", ["later", "jsonpath=.a", "jsonpath={.a..b}", "condition=", "[", '["x"]'])
 def test_waiting_for_nothing_that_is_understood_is_refused(said: str) -> None:
+    thing = noted(of("v1/Pod"), waitFor=said)
     with pytest.raises(SpecError, match="cannot wait for"):
-        rule_of(noted(of("v1/Pod"), waitFor=said))
+        rule_of(thing)
+    assert [at for at, _ in problems(thing)] == ['metadata.annotations["pulumi.com/waitFor"]']
+
+
+def test_how_long_to_wait_is_a_number_or_not_known_yet() -> None:
+    assert [why for _, why in problems(noted(of("v1/Pod"), timeoutSeconds="soon"))] == [
+        "kubernetes: cannot wait 'soon' seconds. Write a number into pulumi.com/timeoutSeconds."
+    ]
+    for said in ("60", "0.5", UNKNOWN):
+        assert list(problems(noted(of("v1/Pod"), timeoutSeconds=said, waitFor=UNKNOWN))) == []

@@ -189,6 +189,8 @@ def test_inputs_are_what_the_sdk_says() -> None:
         ("spec.containers[0].ports[0].containerPort", "it must be a whole number, and is 'many'"),
     ]
     assert problems_of(URN.format("example.com/v1:Own"), {"any": "thing"}) == []
+    secret = {"metadata": {"name": "a"}, "stringData": {"key": ["hidden"]}}
+    assert problems_of(URN.format("core/v1:Secret"), secret) == [("stringData.key", "it must be a string")]
 
 
 def test_a_refusal_says_who_where_and_what_to_do_and_no_secret() -> None:
@@ -211,7 +213,11 @@ def test_a_refusal_says_who_where_and_what_to_do_and_no_secret() -> None:
     assert (
         told == "kubernetes: cannot create x: data.a: expected string, got a value of another type. Mend the program."
     )
-    secret = {"kind": "Secret", "data": {"a": "Z2VoZWlt"}, "stringData": {"b": "hidden"}}
+    got = '&value.valueUnstructured{Value:map[string]interface {}{"in it":"top-secret"}}'
+    wrong = f"failed to create typed patch object (n/x; /v1, Kind=Secret): errors:\n  .data.a: got {got}\n  .b: no such field"
+    told = str(explained(refused(500, message=wrong), "create x", {}))
+    assert told.endswith("data.a: got a value of another type; b: no such field. Mend the program.")
+    secret = {"kind": "Secret", "data": {"a": "Z2VoZWlt"}, "stringData": {"z": "hid", "b": "hidden"}}
     told = str(
         explained(refused(400, reason="BadRequest", message="not hidden, nor Z2VoZWlt or geheim"), "create x", secret)
     )
@@ -273,6 +279,9 @@ def test_an_overloaded_server_is_asked_again_and_not_for_ever(
     with pytest.raises(Unavailable, match="cannot look for kinds of v1"):
         connected(config).kind("v1", "Pod")
     assert len(asked) == server.ATTEMPTS
+    config, asked = overloaded([404] * 50)
+    assert connected(config).kind("v1", "Pod") is None
+    assert len(asked) == 1, "a group that is not there, as of a definition that the program makes"
 
 
 def test_what_is_wrong_with_a_kubeconfig_is_told_without_its_keys() -> None:

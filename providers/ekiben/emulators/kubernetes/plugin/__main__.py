@@ -17,7 +17,7 @@ import yaml
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2 as proto, provider_pb2_grpc, status_pb2
 
-from ekiben.emulators.kubernetes.plugin import objects
+from ekiben.emulators.kubernetes.plugin import objects, waits
 from ekiben.emulators.kubernetes.plugin.life import Life, Partial
 from ekiben.emulators.kubernetes.plugin.paths import text, value_at
 from ekiben.emulators.kubernetes.plugin.server import Server
@@ -84,7 +84,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         with _told(context):
             old, new = plain(request.olds), plain(request.news)
             token = token_of(request.urn, new)
-            failures = problems_of(request.urn, new)
+            failures = [*problems_of(request.urn, new), *waits.problems(new)]
             checked = new
             if not token.patch:
                 checked = objects.named(new, old, request.urn, request.randomSeed)

@@ -26,7 +26,7 @@ from ekiben.emulators.kubernetes.plugin.waits import (
     timeout_of,
 )
 from ekiben.emulators.plugins.wire import unknown
-from ekiben.errors import AlreadyExists, NotFound, Unavailable
+from ekiben.errors import AlreadyExists, NotFound, ProviderError
 
 __all__ = ["Life", "Partial"]
 
@@ -206,13 +206,10 @@ class Life:
                     self.server, kind, live, operation=operation, timeout_s=timeout_of(inputs, timeout_s, READY_TIMEOUT_S),
                     stopped=self.stopped, tell=self.tell,
                 )  # fmt: skip
-            except Unready as error:
+            except ProviderError as error:
+                seen = error.live if isinstance(error, Unready) else live
                 raise Partial(
-                    id_of(thing), outputs(error.live, inputs, manager), objects.hidden(inputs), str(error)
-                ) from error
-            except Unavailable as error:
-                raise Partial(
-                    id_of(thing), outputs(live, inputs, manager), objects.hidden(inputs), str(error)
+                    id_of(thing), outputs(seen, inputs, manager), objects.hidden(inputs), str(error)
                 ) from error
         return outputs(live, inputs, manager)
 

@@ -13,7 +13,7 @@ from typing import Any
 from ekiben.emulators.kubernetes.plugin import objects
 from ekiben.errors import SpecError
 
-__all__ = ["Look", "Lost", "Rule", "rule_of"]
+__all__ = ["WAIT_FOR", "Look", "Lost", "Rule", "rule_of"]
 
 SKIP, WAIT_FOR = "pulumi.com/skipAwait", "pulumi.com/waitFor"
 # (api, kind, namespace, labels) -> the objects that are there.

@@ -30,6 +30,8 @@ ATTEMPTS, FIRST_PAUSE_S = 6, 0.2
 PAGE = 500
 # A type that the schema does not have is an error of the server to the server, and one of the program to us.
 WRONG = re.compile(r"failed to create typed patch object \(.*?\): (.*)", re.DOTALL)
+# What it was given instead, in Go's words, to the end of the line: it may be what is in a Secret.
+VALUE = re.compile(r"&value\.valueUnstructured\{Value:.*")
 EARLY = re.compile(r"error looking up service account .* not found")
 
 
@@ -70,7 +72,9 @@ class Refused(Exception):
         """What is wrong with what was applied, where the server says so before it looks at any object: as an error of its own."""
         found = WRONG.search(self.message)
         lines = found[1].removeprefix("errors:").splitlines() if found else ()
-        return "; ".join(line.strip().lstrip(".") for line in lines if line.strip())
+        return "; ".join(
+            VALUE.sub("a value of another type", line.strip().lstrip(".")) for line in lines if line.strip()
+        )
 
     @property
     def passing(self) -> bool:
@@ -107,7 +111,7 @@ class Server:
     def _discovered(self, api: str) -> dict[str, Kind]:
         root = f"api/{api}" if "/" not in api else f"apis/{api}"
         try:
-            told = self.call("GET", root, f"look for kinds of {api}")
+            told = self.call("GET", root, f"look for kinds of {api}", absent=True)
         except Refused as refused:
             if refused.status == 404:
                 return {}
@@ -172,9 +176,12 @@ class Server:
 
     def call(
         self, method: str, path: str, operation: str, body: Any = None, *,
-        query: Mapping[str, str] | None = None, content: str = "application/json",
+        query: Mapping[str, str] | None = None, content: str = "application/json", absent: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """What the server answers. It is asked again, a few times, where it is overloaded, errs, or somebody was quicker."""
+        """What the server answers. It is asked again, a few times, where it is overloaded, errs, or somebody was quicker.
+
+        absent: a path that it does not have is an answer, and not one that it will have in a moment.
+        """
         data = json.dumps(body, allow_nan=False).encode() if body is not None else None
         headers = {"accept": "application/json", "content-type": content, "user-agent": "ekiben"}
 
@@ -186,7 +193,9 @@ class Server:
             return dict(answer.json())
 
         def again(error: Exception) -> bool:
-            return error.passing if isinstance(error, Refused) else isinstance(error, httpx2.HTTPError)
+            if not isinstance(error, Refused):
+                return isinstance(error, httpx2.HTTPError)
+            return error.passing and not (absent and error.status == 404)
 
         try:
             return patiently(told, again, ATTEMPTS, FIRST_PAUSE_S)

@@ -18,7 +18,6 @@ from ekiben.errors import AlreadyExists, ProviderError
 __all__ = ["Screen", "explained"]
 
 CONFLICT = re.compile(r'conflict with "([^"]+)"')
-VALUE = re.compile(r"&value\.valueUnstructured\{Value:.*?\}")
 TOLD_FIELDS = 8
 
 
@@ -43,8 +42,8 @@ def explained(refused: Refused, operation: str, thing: Mapping[str, Any]) -> Pro
         error = ProviderError("kubernetes", operation, wrong, "Mend the program")
     else:
         error = refused.error(operation)
-    why = VALUE.sub("a value of another type", error.why)
-    for secret in _secrets(thing):
+    why = error.why
+    for secret in sorted(_secrets(thing), key=len, reverse=True):  # one may be a part of another
         why = why.replace(secret, "[secret]")
     return type(error)("kubernetes", operation, why, error.remedy) if why != error.why else error
 

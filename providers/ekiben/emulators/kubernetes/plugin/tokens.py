@@ -56,7 +56,9 @@ def problems_of(urn: str, inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
     module = _module(middle)
     if module is None or not _has(module, name):
         return []
-    return problems(module, name, inputs)
+    found = problems(module, name, inputs)
+    # What a Secret was given instead may be its content.
+    return [(at, why.partition(", and is ")[0]) for at, why in found] if name.startswith("Secret") else found
 
 
 def id_of(thing: Mapping[str, Any]) -> str:

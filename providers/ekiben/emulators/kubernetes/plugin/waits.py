@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pulumi.runtime.rpc import UNKNOWN
+
 from ekiben.emulators.kubernetes.plugin import objects
-from ekiben.emulators.kubernetes.plugin.readiness import Look, Lost, rule_of
+from ekiben.emulators.kubernetes.plugin.paths import text
+from ekiben.emulators.kubernetes.plugin.readiness import WAIT_FOR, Look, Lost, rule_of
 from ekiben.emulators.kubernetes.plugin.server import Kind, Server
 from ekiben.errors import ProviderError, SpecError
 from ekiben.kubernetes.errors import trouble_of
 
-__all__ = ["Unready", "gone", "look", "ready", "timeout_of"]
+__all__ = ["Unready", "gone", "look", "problems", "ready", "timeout_of"]
 
 # As Pulumi's own plugin has them; the program changes them by customTimeouts or the annotation.
 READY_TIMEOUT_S, GONE_TIMEOUT_S = 600.0, 300.0
@@ -28,6 +31,16 @@ class Unready(ProviderError):
     def __init__(self, operation: str, why: str, remedy: str, live: Mapping[str, Any]) -> None:
         super().__init__("kubernetes", operation, why, remedy)
         self.live = live
+
+
+def problems(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the annotations that say for what it is waited, and how long: (property, why)."""
+    for name, read in ((WAIT_FOR, rule_of), (TIMEOUT, lambda thing: timeout_of(thing, 0.0, 0.0))):
+        try:
+            if objects.annotation(inputs, name) != UNKNOWN:
+                read(inputs)
+        except SpecError as error:
+            yield text(("metadata", "annotations", name)), str(error)
 
 
 def timeout_of(inputs: Mapping[str, Any], asked_s: float, default_s: float) -> float:
