@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,27 @@ def test_a_stack_runs_one_server_for_all_its_registries(project: Path) -> None:
     )
     account = recorded.one("ServiceAccount", name).inputs
     assert (account["automountServiceAccountToken"], account["imagePullSecrets"]) == (False, [{"name": "pulls"}])
+
+
+def test_a_server_that_has_ended_is_started_again_with_its_tables_brought_up_to_date(
+    project: Path, tmp_path: Path
+) -> None:
+    spec = made(project, IMAGE).one("StatefulSet", f"{NAMESPACE}-ekiben-mlflow").inputs["spec"]["template"]["spec"]
+    command = [one.replace("/tmp/", f"{tmp_path}/") for one in spec["containers"][0]["command"]]
+    mlflow = tmp_path / "mlflow"
+    mlflow.write_text('#!/bin/sh\necho "$@"\n[ "$1" = server ]\n', encoding="utf-8")  # its tables are as they should be
+    mlflow.chmod(0o755)
+
+    def said() -> list[str]:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    served = (
+        "server --host 0.0.0.0 --port 5000 --workers 1 --backend-store-uri sqlite:////data/mlflow.db --no-serve-artifacts "
+        "--default-artifact-root /data/none"
+    )
+    assert said() == [served]
+    assert said() == ["db upgrade sqlite:////data/mlflow.db", served]
 
 
 def test_its_pod_passes_pod_security_restricted_and_lets_in_the_stack_alone(project: Path) -> None:

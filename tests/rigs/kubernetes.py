@@ -79,7 +79,7 @@ def rig(base: type) -> type:
         def settings(self, there: Chosen) -> dict[str, object]:
             """Of the stack's config, what does not lead to the cluster. What it needs there is put there."""
             image, self.without_mlflow = mlflow_image(there)
-            return {"ekiben:mlflowImage": image} if image else {}
+            return {"ekiben:mlflowImage": image, "rig:mirror": "required"} if image else {}
 
         def down(self) -> None:
             with self.around:

@@ -32,6 +32,9 @@ DATA, VOLUME_GIB = "/data", 1
 VCPU, IDLE_VCPU, MEMORY_MIB = 1.0, 0.05, 1024
 # It imports for a while before it listens, and makes its tables the first time.
 START_S, LOOK_S = 300, 2
+STORE = f"sqlite:///{DATA}/mlflow.db"
+# It refuses tables of an older MLflow, and ends: the container's second start in its pod brings them up to date.
+BEGIN = f'[ ! -e /tmp/begun ] || mlflow db upgrade {STORE}; touch /tmp/begun; exec mlflow server "$@"'
 VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # It runs nothing for anybody.
@@ -136,8 +139,8 @@ def _run(component: Component[Any], told: Settings) -> pulumi.Output[str]:
 def _pod(told: Settings) -> dict[str, Any]:
     """One pod, whose volume belongs to its group where the volume's kind can be owned."""
     command = [
-        "mlflow", "server", "--host", "0.0.0.0", "--port", str(PORT), "--workers", "1",  # noqa: S104 - in the cluster
-        "--backend-store-uri", f"sqlite:///{DATA}/mlflow.db", "--no-serve-artifacts", "--default-artifact-root", f"{DATA}/none",
+        "sh", "-c", BEGIN, "mlflow", "--host", "0.0.0.0", "--port", str(PORT), "--workers", "1",  # noqa: S104 - in the cluster
+        "--backend-store-uri", STORE, "--no-serve-artifacts", "--default-artifact-root", f"{DATA}/none",
     ]  # fmt: skip
     made = pod(
         NAME.removeprefix("ekiben-"), told.mlflow_image, vcpu=VCPU, idle_vcpu=IDLE_VCPU, memory_mib=MEMORY_MIB, command=command,

@@ -1,11 +1,14 @@
 """One of each component, the same on every provider."""
 
+import pulumi
+
 import ekiben as ek
 
 cloud = ek.provider()
 lake = cloud.Storage("lake")
 spare = cloud.Storage("spare")
-models = cloud.Registry("models", storage=lake)
+mirror = pulumi.Config("rig").get("mirror") or "where-supported"
+models = cloud.Registry("models", ek.RegistrySpec(mirror=mirror), storage=lake)
 tiny = cloud.Training(
     "tiny",
     ek.TrainingSpec(
