@@ -205,6 +205,23 @@ def test_what_cannot_run_says_why(rig: Rig) -> None:
         too_large.run(id)
 
 
+@pytest.mark.parametrize("kind", ["jobsets.jobset.x-k8s.io", "jobs.batch"])
+def test_what_the_trainer_and_jobset_cannot_make_says_why(rig: Rig, kind: str) -> None:
+    there, training, id = cluster(rig), trained(rig, "tiny"), named("quota")
+    at = f"api/v1/namespaces/{there.namespace}/resourcequotas"
+    quota = {"metadata": {"name": id}, "spec": {"hard": {f"count/{kind}": "0"}}}
+    there._json("POST", at, "set a quota", quota)
+    try:
+        until(lambda: there.read(f"{at}/{id}", "look").get("status", {}).get("hard"), "the quota holds")
+        training.submit(ek.Job(id=id))
+        run = until(lambda: run if "exceeded quota" in (run := training.run(id)).reason else None, "the reason is told")
+        assert (run.state, "Raise the ResourceQuota" in run.reason) == ("pending", True)
+        assert training.cancel(id).state == "cancelled"
+    finally:
+        there.delete_at(f"{at}/{id}", "take the quota away")
+    assert not pods(rig, id)
+
+
 def test_a_function_that_uses_it_may_do_what_it_has_to(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

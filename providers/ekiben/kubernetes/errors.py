@@ -134,7 +134,8 @@ TROUBLES: Mapping[str, tuple[type[ProviderError], str, str, bool]] = {
     ),
     "PodFailurePolicy": (ProviderError, "it failed", "Look at its log", True),
     **dict.fromkeys(
-        ("FailedCreate", "FailedCreatePod"),
+        ("FailedCreate", "FailedCreatePod", "TrainJobResourcesCreationFailed", "JobCreationFailed",
+         "HeadlessServiceCreationFailed"),
         (ProviderError, "its pods cannot be made", "Look at what the cluster says of it", False),
     ),
     "RevisionMissing": (NotFound, "the revision that has the traffic is not there", "Release the model again", True),
