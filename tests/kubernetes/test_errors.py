@@ -130,6 +130,14 @@ def test_a_pod_that_runs_has_no_trouble_and_events_tell_what_it_cannot() -> None
     assert "timeout_s" in str(failed)
 
 
+@pytest.mark.parametrize("reason", ["FailedCreate", "TrainJobResourcesCreationFailed", "JobCreationFailed"])
+def test_whoever_cannot_make_what_a_run_comes_to_says_why(reason: str) -> None:
+    event = {"type": "Warning", "reason": reason, "message": "exceeded quota: q", "eventTime": "2026-01-02T00:00:00Z"}
+    trouble = trouble_of(None, [event])
+    assert trouble is not None
+    assert (trouble.kind, trouble.why) == (ek.NoCapacity, "its pods cannot be made (exceeded quota: q)")
+
+
 def test_every_line_of_the_tables_is_a_sentence_with_what_to_do() -> None:
     for _, remedy in REASONS.values():
         assert not remedy.endswith(".")
