@@ -27,7 +27,6 @@ from ekiben.kubernetes.facts import (
     StorageFacts,
     TrainingFacts,
     facts_of,
-    namespace_name,
 )
 from ekiben.packing import archive
 
@@ -385,15 +384,6 @@ def test_a_cluster_that_cannot_be_asked_says_what_to_set(
 
     with pytest.raises(SpecError, match="ekiben:knative true"):
         run(program, project, {"ekiben:knative": ""})
-
-
-def test_a_namespace_s_name_is_one_and_no_other_stack_s() -> None:
-    assert namespace_name("shop", "dev") == "shop-dev"
-    changed = {
-        namespace_name(*one) for one in (("Shop", "dev"), ("shop", "de_v"), ("s" * 50, "d" * 50), ("sho.p", "dev"))
-    }
-    assert len(changed) == 4
-    assert all(len(one) <= 63 and one.isascii() and one.lower() == one for one in changed)
 
 
 def test_components_of_other_providers_are_refused(project: Path) -> None:

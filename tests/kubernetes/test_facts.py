@@ -3,7 +3,7 @@
 import pytest
 
 from ekiben.errors import SpecError
-from ekiben.kubernetes.facts import S3, StorageFacts, facts_of, labels
+from ekiben.kubernetes.facts import S3, StorageFacts, facts_of, labels, namespace_name
 from ekiben.kubernetes.pods import pod, s3_variables
 from ekiben.records import Part, Platform
 
@@ -49,3 +49,12 @@ def test_a_pod_may_do_nothing_that_it_does_not_need() -> None:
     keys = [one for one in container["env"] if "valueFrom" in one]
     assert {one["valueFrom"]["secretKeyRef"]["name"] for one in keys} == {"s3-keys"}
     assert len(keys) == 2
+
+
+def test_a_namespace_s_name_is_one_and_no_other_stack_s() -> None:
+    assert namespace_name("shop", "dev") == "shop-dev"
+    changed = {
+        namespace_name(*one) for one in (("Shop", "dev"), ("shop", "de_v"), ("s" * 50, "d" * 50), ("sho.p", "dev"))
+    }
+    assert len(changed) == 4
+    assert all(len(one) <= 63 and one.isascii() and one.lower() == one for one in changed)
