@@ -11,7 +11,9 @@ __all__ = ["command", "variables"]
 
 # Into a folder of the pod's own. What the archive holds is Ekiben's, or a function's bundle, and its digest says which.
 _BEGIN = """
-import io, sys, tarfile, tempfile
+import io, signal, sys, tarfile, tempfile
+# The first process of a container is ended by no signal that it has no handler for.
+signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 _data = Store.of_environment().get(os.environ["EKIBEN_ARCHIVE_URI"])
 _found = hashlib.sha256(_data).hexdigest()
 if _found != os.environ["EKIBEN_ARCHIVE_SHA256"]:
@@ -22,6 +24,8 @@ with tarfile.open(fileobj=io.BytesIO(_data)) as _tar:
 del _data
 os.environ["EKIBEN_ARCHIVE"] = _home
 os.environ["PYTHONPATH"] = os.path.join(_home, os.environ.get("EKIBEN_ARCHIVE_LIBRARY", ""))
+# It waits until the module has a handler of its own, and takes it.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 os.execv(sys.executable, [sys.executable, "-u", "-m", *sys.argv[1:]])
 """
 
@@ -30,7 +34,7 @@ os.execv(sys.executable, [sys.executable, "-u", "-m", *sys.argv[1:]])
 def command(module: str) -> list[str]:
     """The command of a container whose variables are `variables` and those of the store (`pods.s3_variables`).
 
-    The module finds the archive's folder in EKIBEN_ARCHIVE.
+    The module finds the archive's folder in EKIBEN_ARCHIVE. It begins with SIGTERM blocked.
     """
     text = Path(__file__).with_name("s3.py").read_text(encoding="utf-8")
     return ["python3", "-c", text + _BEGIN, module]
