@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from ekiben.emulators.kubernetes import binaries
 from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.chosen import Chosen
-from ekiben.emulators.kubernetes.layout import API_PORT, NODE, PODS, REGISTRY_PORT, Layout
+from ekiben.emulators.kubernetes.layout import API_PORT, NODE, PODS, REGISTRY_PORT
 from tests.talkers import Talker, begin, ready, until_reached
 from tests.waiting import until
 
@@ -24,9 +23,10 @@ TEAM = {"team": "b"}
 
 @pytest.fixture(scope="module")
 def cluster(emulated_kubernetes: Chosen) -> Chosen:
-    at = Layout(Path(emulated_kubernetes.kubeconfig).parent, binaries.cache() / "bin")
-    if emulated_kubernetes.origin != "own" or not at.enforces:
-        pytest.skip("the cluster is not Ekiben's own, or was started without EKIBEN_POLICIES=1")
+    if emulated_kubernetes.origin != "own":
+        pytest.skip(
+            "whether a cluster that is not Ekiben's own enforces policies, and what it lets through, nobody knows here"
+        )
     return emulated_kubernetes
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import ekiben as ek
-from ekiben.emulators.kubernetes import binaries, launch
+from ekiben.emulators.kubernetes import launch
 from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.chosen import Chosen
-from ekiben.emulators.kubernetes.layout import API_PORT, HOST, NODE, REGISTRY_PORT, Layout
+from ekiben.emulators.kubernetes.layout import API_PORT, HOST, NODE, REGISTRY_PORT
 from ekiben.kubernetes.components import Endpoint, Function, Registry, Storage, Training
 from ekiben.kubernetes.facts import labels
 from ekiben.station import processes
@@ -37,9 +37,10 @@ STORE, MLFLOW, SERVER, QUEUE, MATES, CLOSED = 7070, 5000, 8080, 8012, 1234, 9999
 
 @pytest.fixture(scope="module")
 def cluster(emulated_kubernetes: Chosen) -> Chosen:
-    at = Layout(Path(emulated_kubernetes.kubeconfig).parent, binaries.cache() / "bin")
-    if emulated_kubernetes.origin != "own" or not at.enforces:
-        pytest.skip("the cluster is not Ekiben's own, or was started without EKIBEN_POLICIES=1")
+    if emulated_kubernetes.origin != "own":
+        pytest.skip(
+            "whether a cluster that is not Ekiben's own enforces policies, and what it lets through, nobody knows here"
+        )
     return emulated_kubernetes
 
 

@@ -35,9 +35,6 @@ __all__ = [
 # A second cluster beside the first, for tests of how one ends: in the environment of those who use it.
 NUMBER = "EKIBEN_CLUSTER"
 _NUMBER = 1 if os.environ.get(NUMBER) == "1" else 0
-# Whether a cluster that is started enforces NetworkPolicies: in the environment of those who start it.
-POLICIES = "EKIBEN_POLICIES"
-ENFORCED = os.environ.get(POLICIES) == "1"
 # Networks that RFC 2544 keeps for benchmarks, which no home or office has.
 _NETWORK = f"198.{18 + _NUMBER}"
 HOST, NODE, PREFIX = f"{_NETWORK}.0.1", f"{_NETWORK}.0.2", 30
@@ -55,7 +52,7 @@ CGROUP = f"ekiben-cluster{_NUMBER}"
 ETCD = "http://127.0.0.1:2379"
 # Inside, /run is the cluster's own and empty at each start.
 CONTAINERD = "/run/containerd/containerd.sock"
-CNI_PLUGINS, NETWORK_LIST = "/usr/lib/cni", "10-ekiben.conflist"
+CNI_PLUGINS = "/usr/lib/cni"
 # In the state folder: proof that it lives, how it is reached, and what its keeper and first process say.
 LOCK, ABOUT, LOG = "lock", "cluster.json", "cluster.log"
 # A line on the first process's standard output when all is started.
@@ -95,14 +92,6 @@ class Layout:
         return self.etc / "cni-plugins"
 
     @property
-    def enforces(self) -> bool:
-        """Does the cluster of this folder, since it was started, enforce NetworkPolicies?"""
-        try:
-            return cni.TYPE in (self.etc / "cni" / NETWORK_LIST).read_text("ascii")
-        except OSError:
-            return False
-
-    @property
     def logs(self) -> Path:
         return self.state / "logs"
 
@@ -138,7 +127,7 @@ def write_configs(at: Layout) -> None:
     (at.etc / "resolv.conf").write_text(f"nameserver {NODE}\n", "ascii")
     networks = at.etc / "cni"
     networks.mkdir(exist_ok=True)
-    (networks / NETWORK_LIST).write_text(json.dumps(_networks(), indent=1), "ascii")
+    (networks / "10-ekiben.conflist").write_text(json.dumps(_networks(), indent=1), "ascii")
     plugin = at.cni / cni.TYPE
     plugin.parent.mkdir(exist_ok=True)
     plugin.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(cni.__file__)}\n", "utf-8")
@@ -161,7 +150,7 @@ def _networks() -> dict[str, object]:
         "plugins": [
             {"type": "ptp", "ipMasq": False, "ipam": address},
             {"type": "portmap", "capabilities": {"portMappings": True}},
-            *([{"type": cni.TYPE}] if ENFORCED else []),
+            {"type": cni.TYPE},
         ],
     }
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ekiben.emulators.kubernetes.layout import (
     API_PORT,
     API_SERVICE,
-    ENFORCED,
     ETCD,
     INGRESS,
     INGRESS_INSIDE,
@@ -18,7 +17,6 @@ from ekiben.emulators.kubernetes.layout import (
     NODE_NAME,
     NUMBER,
     PODS,
-    POLICIES,
     SERVER,
     SERVICES,
     Layout,
@@ -41,7 +39,7 @@ class Part:
 def environment(at: Layout) -> dict[str, str]:
     """What every part inherits: no variable of the user's, who may have proxies and credentials there."""
     path = os.pathsep.join([str(at.bin), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
-    which = {name: os.environ[name] for name in (NUMBER, POLICIES) if name in os.environ}
+    which = {NUMBER: os.environ[NUMBER]} if NUMBER in os.environ else {}
     return {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", **which}
 
 
@@ -116,11 +114,10 @@ def control(at: Layout) -> list[Part]:
 
 def node(at: Layout) -> list[Part]:
     """What makes this machine a node."""
-    guard = Part("policies", (
-        sys.executable, "-P", "-m", "ekiben.emulators.kubernetes.policies", f"--kubeconfig={at.kubeconfig}",
-    ))  # fmt: skip
     return [
-        *([guard] if ENFORCED else []),
+        Part("policies", (
+            sys.executable, "-P", "-m", "ekiben.emulators.kubernetes.policies", f"--kubeconfig={at.kubeconfig}",
+        )),
         Part("kubelet", (
             str(at.bin / "kubelet"), f"--config={at.etc}/kubelet.json", f"--kubeconfig={at.config_of('node')}",
             f"--hostname-override={NODE_NAME}", f"--node-ip={NODE}", "--v=1",
