@@ -10,10 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from ekiben.emulators.kubernetes.api import Api
+from ekiben.emulators.kubernetes.chosen import Chosen
 from tests.waiting import until
 
-__all__ = ["Talker", "begin", "ready", "until_reached"]
+__all__ = ["Talker", "begin", "enforcing", "ready", "until_reached"]
 
 CONTROL = 20000
 # Who is let through is answered at once, who is not never is. `until_reached` looks again where a busy machine was slower.
@@ -88,6 +91,15 @@ class Talker:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             answers = pool.map(lambda target: self("reach", *target), targets)
         return {target for target, answer in zip(targets, answers, strict=True) if answer != "nothing"}
+
+
+def enforcing(cluster: Chosen) -> Chosen:
+    """The cluster, which enforces policies; otherwise the test is skipped."""
+    if cluster.origin != "own":
+        pytest.skip(
+            "whether a cluster that is not Ekiben's own enforces policies, and what it lets through, nobody knows here"
+        )
+    return cluster
 
 
 def begin(

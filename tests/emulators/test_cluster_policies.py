@@ -12,7 +12,7 @@ import pytest
 from ekiben.emulators.kubernetes.api import Api
 from ekiben.emulators.kubernetes.chosen import Chosen
 from ekiben.emulators.kubernetes.layout import API_PORT, NODE, PODS, REGISTRY_PORT
-from tests.talkers import Talker, begin, ready, until_reached
+from tests.talkers import Talker, begin, enforcing, ready, until_reached
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -23,11 +23,7 @@ TEAM = {"team": "b"}
 
 @pytest.fixture(scope="module")
 def cluster(emulated_kubernetes: Chosen) -> Chosen:
-    if emulated_kubernetes.origin != "own":
-        pytest.skip(
-            "whether a cluster that is not Ekiben's own enforces policies, and what it lets through, nobody knows here"
-        )
-    return emulated_kubernetes
+    return enforcing(emulated_kubernetes)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from ekiben.emulators.kubernetes.layout import API_PORT, HOST, NODE, REGISTRY_PO
 from ekiben.kubernetes.components import Endpoint, Function, Registry, Storage, Training
 from ekiben.kubernetes.facts import labels
 from ekiben.station import processes
-from tests.talkers import Talker, Target, begin, ready, until_reached
+from tests.talkers import Talker, Target, begin, enforcing, ready, until_reached
 from tests.waiting import until
 
 from .program import Recorded, run
@@ -37,11 +37,7 @@ STORE, MLFLOW, SERVER, QUEUE, MATES, CLOSED = 7070, 5000, 8080, 8012, 1234, 9999
 
 @pytest.fixture(scope="module")
 def cluster(emulated_kubernetes: Chosen) -> Chosen:
-    if emulated_kubernetes.origin != "own":
-        pytest.skip(
-            "whether a cluster that is not Ekiben's own enforces policies, and what it lets through, nobody knows here"
-        )
-    return emulated_kubernetes
+    return enforcing(emulated_kubernetes)
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def main() -> int:
     """Make this node's part of the run. Returns the exit status that the Job is to see."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # as `bootstrap` has left it, it waits
     processes.adopt_orphans()
     store = Store.of_environment()
     ask = json.loads(store.get(os.environ["EKIBEN_ASK_URI"]))

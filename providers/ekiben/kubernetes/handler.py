@@ -275,7 +275,7 @@ async def serve(handler: Handler, token: str, port: int = PORT) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handler.stopping.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # as `bootstrap` has left it, it waits
     await handler.begin()
     server = _Server(("", port), _Request)
     server.token, server.open = token, any(one["type"] == "Http" for one in handler.facts.on)
